@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The memory of what was seen: one object that takes observations and gives guides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.memory.guide import Guide, GuideRenderer
+from inspatio_ros.memory.rolling_cloud import RollingCloud
+from inspatio_ros.memory.splatting import NumbaSplatter, make_splatter
+from inspatio_ros.sensing.observation import Observation
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Bounds of the memory and how it is drawn.
+
+    capacity: points. max_age s. max_radius m. voxel_size m. min_confidence [0, 1]. max_depth m.
+    mode: 'soft' or 'fast' (see GuideRenderer). backend: 'numba', 'torch' or 'triton'.
+    guess: hint at what the newest reference saw without depth ('soft' only; see Guide).
+    match_exposure: draw old colours in the exposure of the newest reference.
+    """
+
+    capacity: int = 4_000_000
+    max_age: float = 30.0
+    max_radius: float = 30.0
+    voxel_size: float = 0.02
+    min_confidence: float = 0.0
+    max_depth: float = float("inf")
+    mode: str = "soft"
+    backend: str = "numba"
+    guess: bool = True
+    match_exposure: bool = True
+
+
+class WorldMemory:
+    """A rolling cloud, its renderer, and the exposure that ties its colours together.
+
+    Not safe between threads: one worker owns it.
+    """
+
+    def __init__(self, options: MemoryOptions | None = None) -> None:
+        self.options = options or MemoryOptions()
+        o = self.options
+        self.cloud = RollingCloud(o.capacity, o.voxel_size, o.max_age, o.max_radius,
+                                  o.min_confidence, o.max_depth)
+        self._splatter = make_splatter(o.backend)
+        self._renderer = GuideRenderer(self._splatter, o.mode, o.guess, o.match_exposure)
+
+    @property
+    def point_count(self) -> int:
+        """Points in the cloud."""
+        return self.cloud.point_count
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cloud and of the drawing buffers."""
+        scratch = self._splatter.nbytes if isinstance(self._splatter, NumbaSplatter) else 0
+        return self.cloud.nbytes + scratch
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Points that were not taken or have left, by reason."""
+        return dict(self.cloud.dropped)
+
+    def integrate(self, observation: Observation) -> None:
+        """Fuse an observation into the cloud."""
+        tone = self._renderer.tone_between(self.cloud, observation)
+        self.cloud.integrate(observation, tone)
+
+    def render(
+        self,
+        camera: PinholeCamera,
+        world_from_camera: npt.NDArray[np.float64],
+        references: Sequence[Observation] = (),
+    ) -> Guide:
+        """The guide of a view; references: what is observed now, newest first."""
+        return self._renderer.render(camera, world_from_camera, references, self.cloud)
+
+    def clear(self) -> None:
+        """Forget everything but the counts of drops."""
+        self.cloud.reset()
+        self._renderer.clear()
+
+    def colored_points(
+        self, max_points: int
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        """(xyz float32 [P, 3] m in the world, rgb uint8 [P, 3]) of at most `max_points`."""
+        return self.cloud.colored_points(max_points)
