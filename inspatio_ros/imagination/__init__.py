@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a request to imagined frames: block plan, backends, engine, assessment."""

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: a request in, imagined frames out, block by block.
+
+The node, the action, the offline tools and the tests all call `ImaginationEngine.imagine`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.assessment import extrapolation, provenance_ratios
+from inspatio_ros.imagination.blocks import BlockPlan, BlockSpan
+from inspatio_ros.imagination.request import (
+    ImaginationRequest,
+    ImaginedBlock,
+    ImaginedFrame,
+    NoGeometry,
+)
+from inspatio_ros.memory.guide import Guide
+from inspatio_ros.sensing.observation import Observation, Provenance
+
+Image = npt.NDArray[np.uint8]
+
+# Width in pixels over which composite mode passes from rendered to imagined colour.
+FEATHER_PX = 3
+
+
+class Session(Protocol):
+    """One request's state inside a backend."""
+
+    @property
+    def stage_times(self) -> Mapping[str, float]:
+        """Seconds of each stage of the last `fill`."""
+
+    def start_fill(
+        self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
+    ) -> None:
+        """Begin a block of each request; `guides` are the block's and the lookahead."""
+
+    def finish_fill(self) -> list[list[Image]]:
+        """Whole pictures, uint8 RGB, of the block begun, for each request."""
+
+    def close(self) -> None:
+        """Free what the request held."""
+
+
+class Backend(Protocol):
+    """What turns guides into pictures: the geometric filler or the diffusion transformer.
+
+    block_frames, first_block_frames: pictures of a block. lookahead: guides beyond the block that
+    its encoder must read. reference_frames: newest observations that it looks at. asynchronous:
+    the host is free between `start_fill` and `finish_fill`.
+    """
+
+    name: str
+    block_frames: int
+    first_block_frames: int
+    lookahead: int
+    reference_frames: int
+    asynchronous: bool
+
+    def begin(self, request: ImaginationRequest) -> Session:
+        """Start a request."""
+
+    def warm_up(self, camera: PinholeCamera) -> None:
+        """Compile and allocate for pictures of this camera, before the first request."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held for weights and caches."""
+
+
+NewestReferences = Callable[[], Sequence[Observation]]
+# The observation that belongs to a frame of the trajectory, by the frame's number.
+FrameReferences = Callable[[int], Observation]
+
+
+class GuideSource(Protocol):
+    """What guides are drawn from: a WorldMemory, or another renderer in its place."""
+
+    @property
+    def point_count(self) -> int:
+        """Points remembered; 0 when only references can be drawn."""
+
+    def render(
+        self, camera: PinholeCamera, world_from_camera: npt.NDArray[np.float64],
+        references: Sequence[Observation] = (),
+    ) -> Guide:
+        """The guide of a view; references: what is observed now, newest first."""
+
+
+class ImaginationEngine:
+    """Imagines views along trajectories from a memory, with one backend.
+
+    Not safe between threads: one worker owns it (and the memory it is given).
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def imagine(
+        self,
+        request: ImaginationRequest,
+        memory: GuideSource,
+        newest: NewestReferences | None = None,
+        own: FrameReferences | None = None,
+    ) -> Iterator[ImaginedBlock]:
+        """The frames of `request`, block by block, exactly one for each pose of its trajectory.
+
+        newest: asked before each block for the observations to see from now on, newest first.
+        Without it the request's references are held while the camera moves.
+        own: each frame has a reference of its own, as when a recording is seen from another way;
+        asked once for each number, in order. Then `newest` is not used.
+        Stop by no longer iterating, or `close()` of the iterator: nothing is left behind and the
+        next request starts clean.
+        Raises NoGeometry when there is neither a reference nor a point in memory.
+        """
+        session = self.backend.begin(request)
+        try:
+            plan = BlockPlan(len(request.trajectory), self.backend.block_frames,
+                             self.backend.first_block_frames)
+            references: Sequence[Observation] = request.references
+            guides: dict[int, Guide] = {}
+            window = _OwnReferences(own, len(request.trajectory)) if own is not None else None
+            for span in plan:
+                if window is not None:
+                    references = window.newest_first(span, self.backend.lookahead)
+                elif newest is not None:
+                    references = newest() or references
+                if not references and memory.point_count == 0:
+                    raise NoGeometry(
+                        "nothing to imagine from: no observation yet and the memory is empty")
+                yield self._block(request, memory, session, span, references, guides, window,
+                                  held=newest is None)
+        finally:
+            session.close()
+
+    def warm_up(self, camera: PinholeCamera) -> None:
+        """Do now what the first block would otherwise wait for."""
+        self.backend.warm_up(camera)
+
+    def close(self) -> None:
+        """Free the backend."""
+        self.backend.close()
+
+    def _block(
+        self,
+        request: ImaginationRequest,
+        memory: GuideSource,
+        session: Session,
+        span: BlockSpan,
+        references: Sequence[Observation],
+        guides: dict[int, Guide],
+        window: _OwnReferences | None,
+        held: bool,
+    ) -> ImaginedBlock:
+        """One block; `guides` by frame number holds what was drawn ahead of it.
+
+        held: the references will not change before the next block.
+        """
+        start = time.perf_counter()
+        last = len(request.trajectory) - 1
+        numbers = [min(i, last)
+                   for i in range(span.start, span.start + span.padded + self.backend.lookahead)]
+        for number in [n for n in guides if n < span.start]:
+            del guides[number]
+
+        def draw(number: int) -> None:
+            if number not in guides:
+                pose = request.trajectory.world_from_camera[number]
+                # The newest alone: what older ones saw is in the memory.
+                seen = references[:1] if window is None else (window.of(number),)
+                guides[number] = memory.render(request.camera, pose, seen)
+
+        for number in numbers:
+            draw(number)
+        guided = time.perf_counter()
+        shown = [guides[number] for number in numbers]
+        session.start_fill([shown], references)
+        if self.backend.asynchronous and held and window is None:
+            # What the next block is shown is known already: draw it while this one is made.
+            for number in range(span.stop, min(span.stop + self.backend.block_frames, last + 1)):
+                draw(number)
+        pictures = session.finish_fill()[0][:span.frames]
+        filled = time.perf_counter()
+        own = shown[:span.frames]
+        if request.mode == "composite":
+            pictures = [composite(g, p) for g, p in zip(own, pictures, strict=True)]
+        done = time.perf_counter()
+        frames = tuple(
+            self._frame(request, references if window is None else (window.of(numbers[offset]),),
+                        span, offset, guide, picture, (done - start) / span.frames)
+            for offset, (guide, picture) in enumerate(zip(own, pictures, strict=True)))
+        times = {"guide": guided - start, "fill": filled - guided, "composite": done - filled,
+                 **session.stage_times}
+        return ImaginedBlock(span.index, frames, times)
+
+    @staticmethod
+    def _frame(
+        request: ImaginationRequest,
+        references: Sequence[Observation],
+        span: BlockSpan,
+        offset: int,
+        guide: Guide,
+        picture: Image,
+        compute_time: float,
+    ) -> ImaginedFrame:
+        index = span.start + offset
+        pose = request.trajectory.world_from_camera[index]
+        provenance = np.where(guide.provenance == Provenance.UNKNOWN,
+                              np.uint8(Provenance.IMAGINED), guide.provenance)
+        ratios = provenance_ratios(provenance)
+        observed = np.array([r.world_from_camera for r in references]).reshape(-1, 4, 4)
+        distance, angle = extrapolation(pose, observed)
+        return ImaginedFrame(
+            image=picture,
+            depth=guide.depth,
+            provenance=provenance,
+            guide=guide,
+            camera=request.camera,
+            world_from_camera=pose,
+            request_id=request.request_id,
+            block_index=span.index,
+            frame_index=index,
+            frame_count=len(request.trajectory),
+            source_stamp_ns=max((r.stamp_ns for r in references), default=0),
+            time_from_start=float(request.trajectory.times[index]),
+            observed_ratio=ratios[Provenance.OBSERVED],
+            memory_ratio=ratios[Provenance.MEMORY],
+            imagined_ratio=ratios[Provenance.IMAGINED],
+            expected_error=float("nan"),
+            extrapolation_distance=distance,
+            extrapolation_angle=angle,
+            compute_time=compute_time,
+        )
+
+
+class _OwnReferences:
+    """The observations of the frames of one block, each asked for once."""
+
+    def __init__(self, own: FrameReferences, count: int) -> None:
+        self._own = own
+        self._count = count
+        self._held: dict[int, Observation] = {}
+
+    def of(self, number: int) -> Observation:
+        """That of frame `number`."""
+        if number not in self._held:
+            self._held[number] = self._own(number)
+        return self._held[number]
+
+    def newest_first(self, span: BlockSpan, lookahead: int) -> list[Observation]:
+        """Those of a block and its lookahead, the last one repeated past the end."""
+        for number in [n for n in self._held if n < span.start]:
+            del self._held[number]
+        last = self._count - 1
+        numbers = [min(i, last) for i in range(span.start, span.start + span.padded + lookahead)]
+        return [self.of(number) for number in numbers][::-1]
+
+
+def composite(guide: Guide, picture: Image) -> Image:
+    """The guide's colour where geometry backs it, `picture` elsewhere, feathered at the border.
+
+    The feather lies on the known side only, so that no invented colour loses strength and no
+    hole keeps the guide's black.
+    """
+    known = (guide.provenance >= Provenance.MEMORY).astype(np.uint8)
+    if known.all():
+        return guide.image
+    inside = cv2.distanceTransform(known, cv2.DIST_L2, 3)
+    weight = np.minimum(inside / (FEATHER_PX + 1), 1.0)[..., None]
+    mixed = picture + weight * (guide.image.astype(np.float32) - picture)
+    return np.asarray(np.rint(mixed), dtype=np.uint8)

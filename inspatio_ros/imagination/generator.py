@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The diffusion transformer as a backend: guides in, imagined pictures out, block by block."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
+from inspatio_ros.imagination.denoiser import BlockDenoiser
+from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.memory.guide import Guide
+from inspatio_ros.model.codec import (
+    DecoderState,
+    EncoderState,
+    VideoCodec,
+    frames_from_uint8,
+)
+from inspatio_ros.model.config import ModelConfig, ModelError
+from inspatio_ros.model.text_encoder import TextSource
+from inspatio_ros.sensing.observation import Observation, Provenance
+
+Image = npt.NDArray[np.uint8]
+Known = npt.NDArray[np.bool_]
+
+
+class GeneratorBackend:
+    """Imagines with a block-wise diffusion transformer and its codec.
+
+    denoiser: the model with its steps. codec: of the model's latents. text: prompt to embedding.
+    fixed_size: work at the model's own picture size, stretching the guide as the public release
+    does; otherwise at the size of about as many pixels that fits the request's aspect.
+    Raises ModelError when codec and model do not belong together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        denoiser: BlockDenoiser,
+        codec: VideoCodec,
+        text: TextSource,
+        *,
+        fixed_size: bool,
+    ) -> None:
+        config = denoiser.config
+        if (codec.latent_channels, codec.spatial_stride, codec.temporal_stride,
+                codec.first_frames) != (config.latent_channels, config.spatial_stride,
+                                        config.temporal_stride, config.first_frames):
+            raise ModelError(
+                f"{name}: the codec {codec.name} does not make the latents that the model reads")
+        self.name = name
+        self.denoiser = denoiser
+        self.codec = codec
+        self.config = config
+        self.fixed_size = fixed_size
+        self.block_frames = config.block_frames
+        self.first_block_frames = config.first_block_frames
+        self.lookahead = codec.encoder_lookahead
+        # On a GPU the host is free while a block is made.
+        self.asynchronous = denoiser.model.device.type == "cuda"
+        self.reference_frames = config.block_frames
+        self._text = text
+        self._prompt: str | None = None
+
+    def begin(self, request: ImaginationRequest) -> GeneratorSession:
+        """Start a request; projects its prompt unless the last one had the same."""
+        return GeneratorSession(self, [request])
+
+    def begin_together(self, requests: Sequence[ImaginationRequest]) -> GeneratorSession:
+        """Start requests that share camera, prompt, references and length."""
+        return GeneratorSession(self, requests)
+
+    def use_prompt(self, prompt: str) -> None:
+        """Have the text of `prompt` in place."""
+        if prompt != self._prompt:
+            self.denoiser.set_prompt(self._text.embed(prompt))
+            self._prompt = prompt
+
+    def working_size(self, camera: PinholeCamera) -> tuple[int, int]:
+        """(width, height) in pixels that the model works at for pictures of `camera`."""
+        config = self.config
+        if self.fixed_size:
+            return config.width, config.height
+        rows = config.spatial_stride * config.patch_size[1]
+        columns = config.spatial_stride * config.patch_size[2]
+        pixels = config.width * config.height
+        width = math.sqrt(pixels * camera.width / camera.height)
+        best = (config.width, config.height)
+        misfit = math.inf
+        # Both neighbours of the ideal width, and the height that fits each: the least stretched.
+        for count in (math.floor(width / columns), math.ceil(width / columns)):
+            w = max(1, count) * columns
+            h = max(1, round(w * camera.height / camera.width / rows)) * rows
+            stretch = abs(math.log(w / h * camera.height / camera.width))
+            if w * h <= 1.15 * pixels and stretch < misfit:
+                best, misfit = (w, h), stretch
+        return best
+
+    def warm_up(self, camera: PinholeCamera) -> None:
+        """Run two blocks of noise: both context lengths, both codec directions."""
+        from inspatio_ros.geometry.trajectory import CameraTrajectory
+
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 255, (camera.height, camera.width, 3)).astype(np.uint8)
+        depth = np.ones(image.shape[:2], np.float32)
+        seen = Observation(0, image, depth, camera, np.eye(4))
+        labels = np.full(depth.shape, Provenance.OBSERVED, np.uint8)
+        request = ImaginationRequest(
+            camera, CameraTrajectory(np.eye(4)[None], np.zeros(1)), (seen,))
+        session = self.begin(request)
+        for count in (self.first_block_frames, self.block_frames):
+            session.fill([Guide(image, depth, labels)] * (count + self.lookahead), (seen,))
+        session.close()
+
+    def close(self) -> None:
+        """Free caches; the weights go with the object."""
+        self.denoiser.close()
+        self._prompt = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights, caches and text."""
+        parameters = [*self.denoiser.model.parameters(), *self.codec.parameters()]
+        held = sum(p.numel() * p.element_size() for p in parameters)
+        return held + self.denoiser.nbytes
+
+
+class _Lane:
+    """What one request of a session remembers from block to block."""
+
+    def __init__(self, request: ImaginationRequest, codec: VideoCodec,
+                 device: torch.device) -> None:
+        self.encoder: EncoderState = codec.encoder_state()
+        self.decoder: DecoderState = codec.decoder_state()
+        self.generator = torch.Generator(device).manual_seed(request.seed)
+
+
+class GeneratorSession:
+    """One request, or several that share their context, inside the backend.
+
+    Everything a request remembers is here: codec streams, noise generator, the block before.
+    """
+
+    def __init__(
+        self, backend: GeneratorBackend, requests: Sequence[ImaginationRequest]
+    ) -> None:
+        first = requests[0]
+        if any((r.camera, r.prompt, r.source_mode) != (first.camera, first.prompt,
+                                                       first.source_mode) for r in requests):
+            raise ModelError("requests that run together need one camera, prompt and source mode")
+        self._backend = backend
+        self._request = first
+        self._size = backend.working_size(first.camera)
+        self._device = device = backend.denoiser.model.device
+        make_stream: Any = torch.cuda.Stream
+        self._stream = make_stream(device) if device.type == "cuda" else None
+        self._pending: list[Tensor] = []
+        self._done: torch.cuda.Event | None = None
+        self._lanes = [_Lane(request, backend.codec, device) for request in requests]
+        self._blocks = 0
+        self._history: Tensor | None = None
+        self._source: tuple[tuple[Observation, ...], Tensor] | None = None
+        self._source_stream = backend.codec.encoder_state()
+        self.stage_times: dict[str, float] = {}
+        backend.use_prompt(first.prompt)
+        width, height = self._size
+        self._grid = backend.config.grid_of(height, width)
+
+    def fill(self, guides: Sequence[Guide], references: Sequence[Observation]) -> list[Image]:
+        """Pictures of one block at the request's size; lookahead guides get none."""
+        return self.fill_together([guides], references)[0]
+
+    def fill_together(
+        self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
+    ) -> list[list[Image]]:
+        """Pictures of one block for each request of the session."""
+        self.start_fill(guides, references)
+        return self.finish_fill()
+
+    def start_fill(
+        self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
+    ) -> None:
+        """Begin a block. On a GPU all work is queued and the host goes on; else it is done here.
+
+        `finish_fill` comes before the next block.
+        """
+        backend, config = self._backend, self._backend.config
+        frames = config.first_block_frames if self._blocks == 0 else config.block_frames
+        expected = frames + backend.lookahead
+        for lane_guides in guides:
+            if len(lane_guides) != expected:
+                raise ModelError(
+                    f"{backend.name}: a block takes {expected} guides, got {len(lane_guides)}")
+        start = time.perf_counter()
+        with torch.inference_mode():
+            with self._aside():
+                source = self._source_latents(references, frames)
+                pairs = [self._condition(lane, g, frames)
+                         for lane, g in zip(self._lanes, guides, strict=True)]
+                render = torch.cat([render for render, _ in pairs])
+                mask = torch.cat([mask for _, mask in pairs])
+            encoded = time.perf_counter()
+            latents = self._denoise(source, render, mask)
+            denoised = time.perf_counter()
+            self._pending = [self._decode(lane, latents[k:k + 1])
+                             for k, lane in enumerate(self._lanes)]
+            self._done = _recorded_event(self._device)
+        self._history = latents
+        self._blocks += 1
+        self.stage_times = {"encode": encoded - start, "denoise": denoised - encoded,
+                            "decode": time.perf_counter() - denoised}
+
+    def finish_fill(self) -> list[list[Image]]:
+        """The pictures of the block that `start_fill` began, once they are there."""
+        start = time.perf_counter()
+        if self._done is not None:
+            self._done.synchronize()
+        size = self._request.camera.size
+        pictures = [[_resized(image, size) for image in lane.numpy()] for lane in self._pending]
+        self._pending = []
+        self.stage_times["wait"] = time.perf_counter() - start
+        return pictures
+
+    def close(self) -> None:
+        """Forget the request."""
+        self._history = self._source = None
+        self._lanes = []
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """Queue the body beside the block before, not behind it; what follows waits for it."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+    def _decode(self, lane: _Lane, latents: Tensor) -> Tensor:
+        """Pictures uint8 [T, H, W, 3] on their way to the host."""
+        frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
+        scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
+        pictures = scaled.permute(0, 2, 3, 1).contiguous()
+        if self._device.type != "cuda":
+            return pictures
+        host = torch.empty(pictures.shape, dtype=torch.uint8, pin_memory=True)
+        return host.copy_(pictures, non_blocking=True)
+
+    def _denoise(self, source: Tensor, render: Tensor, mask: Tensor) -> Tensor:
+        denoiser, lanes = self._backend.denoiser, len(self._lanes)
+        # Before the first block there is no history: all requests see the same context.
+        contexts = 1 if self._history is None else lanes
+        denoiser.begin(self._grid, contexts)
+        noise = torch.cat([self._noise(lane) for lane in self._lanes], dim=1)
+        return denoiser.block(source.expand(contexts, -1, -1, -1, -1), self._history, render,
+                              mask, noise=noise)
+
+    def _noise(self, lane: _Lane) -> Tensor:
+        denoiser, config = self._backend.denoiser, self._backend.config
+        return torch.randn(
+            len(denoiser.steps), 1, config.frames_per_block, config.latent_channels, *self._grid,
+            generator=lane.generator, device=lane.generator.device)
+
+    def _source_latents(self, references: Sequence[Observation], frames: int) -> Tensor:
+        """Clean latents [1, F, C, h, w] of what is seen, as the request's source mode says."""
+        codec = self._backend.codec
+        mode = self._request.source_mode
+        chosen = references
+        if mode == "anchor":
+            chosen = self._request.references
+        if mode == "frozen":
+            chosen = references[:1]
+        if mode == "stream":
+            ahead = self._backend.lookahead if self._blocks else 0
+            pictures = self._pictures(references, frames + self._backend.lookahead)[ahead:]
+            return codec.encode_stream(self._source_stream, self._upload(pictures))
+        if self._source is None or not _same(self._source[0], chosen):
+            count = self._backend.config.first_block_frames + self._backend.lookahead
+            pictures = self._pictures(chosen, count)
+            latents = codec.encode(self._upload(pictures))
+            self._source = (
+                tuple(chosen), latents[:, :self._backend.config.frames_per_block])
+        return self._source[1]
+
+    def _pictures(self, newest_first: Sequence[Observation], count: int) -> list[Image]:
+        """`count` pictures in time order that end with the newest; the oldest fills the front."""
+        if not newest_first:
+            width, height = self._size
+            return [np.zeros((height, width, 3), np.uint8)] * count
+        resized = [_resized(o.image, self._size) for o in newest_first[:count]]
+        return [resized[-1]] * (count - len(resized)) + resized[::-1]
+
+    def _condition(
+        self, lane: _Lane, guides: Sequence[Guide], frames: int
+    ) -> tuple[Tensor, Tensor]:
+        """Render [1, F, C, h, w] and mask [1, F, stride, h, w] latents of a block's guides."""
+        config, codec = self._backend.config, self._backend.codec
+        images, known = zip(*(_resized_guide(guide, self._size) for guide in guides), strict=True)
+        render, mask = guide_tensors(images, known, self._device)
+        # A codec that looks ahead has already read the first frames of this block.
+        ahead = self._backend.lookahead if self._blocks else 0
+        render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
+        mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
+        return render_latents, mask_latents
+
+    def _upload(self, pictures: Sequence[Image]) -> Tensor:
+        return frames_from_uint8(pictures, self._device)
+
+
+def _recorded_event(device: torch.device) -> torch.cuda.Event | None:
+    if device.type != "cuda":
+        return None
+    make_event: Any = torch.cuda.Event
+    event: torch.cuda.Event = make_event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
+
+def _same(a: Sequence[Observation], b: Sequence[Observation]) -> bool:
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+def _resized(image: Image, size: tuple[int, int]) -> Image:
+    """`image` at size (width, height): means when it shrinks, bilinear when it grows."""
+    if (image.shape[1], image.shape[0]) == size:
+        return image
+    shrinks = size[0] < image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=method), dtype=np.uint8)
+
+
+def _resized_guide(guide: Guide, size: tuple[int, int]) -> tuple[Image, Known]:
+    """Colours and known pixels of a guide at size (width, height).
+
+    Means over known pixels only, so that holes do not darken their borders; a pixel is known when
+    half of what it stands for is.
+    """
+    known = guide.provenance >= Provenance.MEMORY
+    if (guide.image.shape[1], guide.image.shape[0]) == size:
+        return guide.image, known
+    weight = known.astype(np.float32)
+    method = cv2.INTER_AREA if size[0] < guide.image.shape[1] else cv2.INTER_LINEAR
+    colors = cv2.resize(guide.image * weight[..., None], size, interpolation=method)
+    share = cv2.resize(weight, size, interpolation=method)
+    image = colors / np.maximum(share, 1e-6)[..., None]
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), np.asarray(share >= 0.5)
+
+
+def steps_of(config: ModelConfig, count: int | None) -> tuple[int, ...]:
+    """The model's own steps, or `count` of them spread over the list, the first always kept."""
+    own = config.denoising_steps
+    if count is None or count == len(own):
+        return own
+    if not 1 <= count <= len(own):
+        raise ModelError(f"steps: 1 to {len(own)} can be picked of {list(own)}, got {count}")
+    picked = np.unique(np.linspace(0, len(own) - 1, count).round().astype(int))
+    return tuple(own[i] for i in picked)
