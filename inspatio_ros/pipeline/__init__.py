@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From recordings to imagined videos: captions, depth and cameras, guides, imagination, page."""

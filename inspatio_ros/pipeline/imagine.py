@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The third step: a clip with geometry, seen from another way, as videos and a page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from inspatio_ros.files.reference_layout import GeometryFolder, write_scene
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.engine import GuideSource, ImaginationEngine
+from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.memory.guide import Guide
+from inspatio_ros.memory.world_memory import WorldMemory
+from inspatio_ros.pipeline.camera_plan import CameraPlan
+from inspatio_ros.pipeline.depths import stamp_of
+from inspatio_ros.pipeline.guides import WARPER, make_guides
+from inspatio_ros.pipeline.results import MASK, RENDER, ResultWriter
+from inspatio_ros.sensing.observation import Observation
+
+Progress = Callable[[int], None]
+
+# Of the page and of the tables; a path of the user's machine would make results differ.
+SUBTITLE = "recording, what geometry knows of the new view, imagined view"
+
+
+@dataclass(frozen=True)
+class ImagineOptions:
+    """size: (width, height) px of the result. frame_rate: Hz of the result. mode: see
+    OUTPUT_MODES. render_backend: see RENDER_BACKENDS. remember: draw holes from what earlier
+    frames saw.
+    """
+
+    size: tuple[int, int]
+    frame_rate: float
+    seed: int = 0
+    prompt: str = ""
+    mode: str = "composite"
+    render_backend: str = WARPER
+    remember: bool = False
+    parity: bool = False
+
+
+class Imagined(NamedTuple):
+    """A frame of the result: pictures uint8 RGB, provenance as labels [H, W]."""
+
+    source: npt.NDArray[np.uint8]
+    guide: Guide
+    image: npt.NDArray[np.uint8]
+    provenance: npt.NDArray[np.uint8]
+
+
+class FrameObservations:
+    """The recording's frame of each frame of the result; the last one used is kept."""
+
+    def __init__(self, geometry: GeometryFolder, plan: CameraPlan, size: tuple[int, int],
+                 recording_rate: float, memory: WorldMemory | None) -> None:
+        self._geometry = geometry
+        self._plan = plan
+        self._size = size
+        self._rate = recording_rate
+        self._memory = memory
+        self._last: tuple[int, Observation] | None = None
+
+    def __call__(self, number: int) -> Observation:
+        """The observation of frame `number` of the result, remembered if asked to."""
+        frame = int(self._plan.source_frames[number])
+        if self._last is None or self._last[0] != frame:
+            seen = self._geometry.observation(frame, self._size, stamp_of(frame, self._rate))
+            if self._memory is not None:
+                self._memory.integrate(seen)
+            self._last = (frame, seen)
+        return self._last[1]
+
+
+def imagine_clip(
+    name: str, geometry: GeometryFolder, plan: CameraPlan, engine: ImaginationEngine | None,
+    folder: Path, recording_rate: float, options: ImagineOptions, progress: Progress,
+) -> int:
+    """Write the result of one clip into `folder`; the number of frames.
+
+    Without an engine only what geometry knows: source, render and mask. Memory does not grow with
+    the length of the clip.
+    """
+    with _guides(geometry, plan, options) as guides:
+        memory = guides if options.remember and isinstance(guides, WorldMemory) else None
+        frames = FrameObservations(geometry, plan, options.size, recording_rate, memory)
+        camera = geometry.camera.resized(*options.size)
+        with ResultWriter(folder, options.frame_rate, predict=engine is not None) as result:
+            if engine is None:
+                for number in range(len(plan)):
+                    seen = frames(number)
+                    pose = plan.world_from_camera[number]
+                    result.write(int(plan.source_frames[number]), seen.image,
+                                 guides.render(camera, pose, (seen,)))
+                    progress(result.frames)
+            else:
+                for made in _imagined(engine, guides, plan, camera, frames, options):
+                    result.write(int(plan.source_frames[result.frames]), *made)
+                    progress(result.frames)
+            result.finish(name, SUBTITLE, plan.world_from_camera, camera.to_dict())
+            return result.frames
+
+
+def _imagined(
+    engine: ImaginationEngine, guides: GuideSource, plan: CameraPlan, camera: PinholeCamera,
+    frames: FrameObservations, options: ImagineOptions,
+) -> Iterator[Imagined]:
+    trajectory = CameraTrajectory.from_poses(plan.world_from_camera, options.frame_rate)
+    sources: dict[int, Observation] = {}
+
+    def own(number: int) -> Observation:
+        sources[number] = frames(number)
+        return sources[number]
+
+    request = ImaginationRequest(
+        camera, trajectory, (frames(0),), seed=options.seed, prompt=options.prompt,
+        mode=options.mode, source_mode="stream")
+    for block in engine.imagine(request, guides, own=own):
+        for frame in block.frames:
+            source = sources.pop(frame.frame_index)
+            yield Imagined(source.image, frame.guide, frame.image, frame.provenance)
+
+
+@contextmanager
+def _guides(geometry: GeometryFolder, plan: CameraPlan,
+            options: ImagineOptions) -> Iterator[GuideSource]:
+    guides = make_guides(options.render_backend, geometry, plan, options.size,
+                         parity=options.parity, remember=options.remember)
+    try:
+        yield guides
+    finally:
+        if isinstance(guides, WorldMemory):
+            guides.clear()
+
+
+def export_scene(result: Path, geometry: GeometryFolder, scene: Path) -> None:
+    """Write the folder that the public release's last step reads, from a finished result."""
+    write_scene(scene, geometry)
+    for name, target in ((RENDER, "render_offline.mp4"), (MASK, "mask_offline.mp4")):
+        place = scene / "render" / target
+        partial = place.with_suffix(".part")
+        shutil.copyfile(result / name, partial)
+        os.replace(partial, place)
