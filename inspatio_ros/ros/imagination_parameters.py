@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parameters of the imagination node. The shipped YAML and the docs are made from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from inspatio_ros.ros.parameters import group, param
+
+# The backends by name, equal to imagination.backends.BACKENDS: importing those loads torch, which
+# takes seconds and must not stand between a wrong parameter and its word.
+PRESETS = ("auto", "geometric", "tiny", "tiny_random", "inspatio_world_1_3b")
+
+
+@dataclass(frozen=True)
+class TransformParameters:
+    """Frames, and where poses come from."""
+
+    source: str = param(
+        "tf", "Where camera poses come from: the tf tree, or the odometry topic (the camera's "
+        "place on the robot comes from tf either way)", choices=("tf", "odometry"))
+    world_frame: str = param(
+        "odom", "Frame in which memory and imagined poses live; must be continuous (REP 105)")
+    base_frame: str = param("base_link", "Frame whose way the plan describes")
+    imagined_frame: str = param(
+        "imagined_camera_optical", "Frame of the imagined camera, published on /tf")
+    time_offset: float = param(
+        0.0, "Added to an image's stamp before its pose is looked up: positive when the poses' "
+        "clock is ahead of the camera's", unit="s", minimum=-10.0, maximum=10.0, dynamic=True)
+    timeout: float = param(
+        0.5, "How long an image or a plan waits for its transform before it is dropped",
+        unit="s", minimum=0.0, maximum=10.0, dynamic=True)
+
+
+@dataclass(frozen=True)
+class InputParameters:
+    """Camera and depth input."""
+
+    image_transport: str = param(
+        "raw", "Transport of camera/image_rect and right/image_rect",
+        choices=("raw", "compressed"))
+    depth: str = param(
+        "sensor", "Where depth comes from: the depth topic, the right camera of a stereo pair, "
+        "the motion of the one camera, or a depth model scaled by that motion",
+        choices=("sensor", "stereo", "motion", "estimate"))
+    depth_model: str = param(
+        "", "Folder of the model for depth `estimate` (transformers or Depth Anything 3); empty: "
+        "the shipped FastDepth, for rooms only")
+    depth_transport: str = param(
+        "raw", "Transport of depth/image_rect", choices=("raw", "compressedDepth"))
+    depth_unit: float = param(
+        0.0, "Metres of one count of the depth image; 0: by its encoding (16UC1 millimetres, "
+        "32FC1 metres)", unit="m", minimum=0.0, maximum=1000.0, dynamic=True)
+    min_depth: float = param(0.1, "Nearer depth is taken for unknown", unit="m", minimum=0.0,
+                             maximum=100.0, dynamic=True)
+    max_depth: float = param(30.0, "Farther depth is taken for unknown", unit="m", minimum=0.1,
+                             maximum=10000.0, dynamic=True)
+    flying_pixel_jump: float = param(
+        0.08, "Relative depth step that marks a silhouette, whose mixed pixels are removed; 0 "
+        "keeps them", minimum=0.0, maximum=10.0, dynamic=True)
+    rectify: bool = param(
+        False, "The images are raw: remove the lens distortion that camera_info describes "
+        "(otherwise such a camera is refused)")
+    already_rectified: bool = param(
+        False, "The images are rectified although camera_info carries a distortion, as "
+        "image_proc publishes it")
+    stereo_scale: float = param(
+        0.5, "Size at which a stereo pair is matched, as a share of its full size", minimum=0.1,
+        maximum=1.0)
+    max_stamp_gap: float = param(
+        0.02, "Largest difference of stamps within one set of image and depth", unit="s",
+        minimum=0.0, maximum=1.0)
+    observe_rate: float = param(
+        10.0, "Images taken up, at most so often: each is decoded, and frames from then on rest "
+        "on it", unit="Hz", minimum=0.1, maximum=120.0, dynamic=True)
+    fuse_rate: float = param(
+        5.0, "Observations fused into memory, at most so often", unit="Hz", minimum=0.1,
+        maximum=60.0, dynamic=True)
+    timeout: float = param(
+        2.0, "After so long without an input the node is degraded and names it", unit="s",
+        minimum=0.1, maximum=3600.0, dynamic=True)
+
+    def check(self) -> None:
+        """Raise ValueError when the values contradict each other."""
+        if self.min_depth >= self.max_depth:
+            raise ValueError(f"input.min_depth {self.min_depth} m is not below input.max_depth "
+                             f"{self.max_depth} m")
+        if self.rectify and self.already_rectified:
+            raise ValueError("input.rectify and input.already_rectified exclude each other")
+
+
+@dataclass(frozen=True)
+class MemoryParameters:
+    """The bounded memory of what was seen."""
+
+    capacity: int = param(4_000_000, "Points held at most; the oldest leave first",
+                          unit="points", minimum=1_000, maximum=100_000_000)
+    max_age: float = param(30.0, "Points seen longer ago are forgotten", unit="s", minimum=0.1,
+                           maximum=1e6)
+    max_radius: float = param(30.0, "Points farther from the camera are forgotten", unit="m",
+                              minimum=0.5, maximum=1e5)
+    voxel_size: float = param(0.02, "One point is held per cube of this edge", unit="m",
+                              minimum=0.001, maximum=10.0)
+
+
+@dataclass(frozen=True)
+class ModelParameters:
+    """What fills the pixels that geometry does not back."""
+
+    preset: str = param(
+        "auto", "Backend: inspatio_world_1_3b is the public model and needs its weights and a "
+        "CUDA device; tiny the shipped small model; tiny_random the same with random weights, "
+        "for tests; geometric fills holes by smooth continuation; auto takes the first of "
+        "inspatio_world_1_3b, tiny and geometric that is there", choices=PRESETS)
+    weights: str = param("", "Folder of the preset's weights; empty: those that are shipped")
+    device: str = param("", "Torch's name of the device; empty: the first CUDA device, else cpu")
+    full_vae: bool = param(False, "Decode the public model with the Wan VAE instead of the tiny "
+                           "autoencoder: sharper, many times slower")
+    compile: bool = param(False, "Compile the model when the node is configured (minutes)")
+    cuda_graph: bool = param(False, "Record blocks as CUDA graphs")
+
+
+@dataclass(frozen=True)
+class ImaginationParameters:
+    """How a plan becomes a way of the camera."""
+
+    frame_rate: float = param(15.0, "Imagined frames per second of the way ahead", unit="Hz",
+                              minimum=0.1, maximum=120.0, dynamic=True)
+    keep_ahead: bool = param(
+        False, "Imagine the way coarser than imagination.frame_rate while the backend makes fewer "
+        "than twice as many frames a second, so that views come before the robot is there",
+        dynamic=True)
+    horizon: float = param(5.0, "How far ahead along the plan is imagined", unit="s",
+                           minimum=0.05, maximum=600.0, dynamic=True)
+    max_frames: int = param(600, "Frames of one request at most", unit="frames", minimum=1,
+                            maximum=100_000, dynamic=True)
+    speed: float = param(0.5, "Speed along plans whose poses carry no increasing stamps",
+                         unit="m/s", minimum=0.001, maximum=100.0, dynamic=True)
+    on_new_plan: str = param(
+        "next_block", "A new plan is taken up after the block in work, or after the way in work "
+        "has been imagined to its end", choices=("next_block", "finish"), dynamic=True)
+    following: bool = param(True, "Imagine along the plan topic from the start on; "
+                            "~/set_following changes it")
+    denoising_steps: tuple[int, ...] = param(
+        (1000, 750, 500, 250), "Steps of the diffusion model, falling, 1 to 8 of them: fewer are "
+        "faster and coarser", minimum=1, maximum=1000)
+    source: str = param(
+        "live", "What the model takes as seen while the plan is followed. Live: the newest images "
+        "before each block; frozen: the newest one, as if time stood still; anchor: the images of "
+        "the beginning of the way, for every block. Goals of ~/imagine_path are always frozen",
+        choices=("live", "frozen", "anchor"), dynamic=True)
+    seed: int = param(0, "Of every random draw", minimum=0, maximum=2**31 - 1, dynamic=True)
+    goal_timeout: float = param(120.0, "A goal of ~/imagine_path is ended after so long",
+                                unit="s", minimum=0.1, maximum=36000.0, dynamic=True)
+
+
+@dataclass(frozen=True)
+class OutputParameters:
+    """The imagined camera and what is published of it."""
+
+    width: int = param(416, "Width of the imagined images; 0: the source camera's",
+                       unit="pixels", minimum=0, maximum=8192)
+    height: int = param(240, "Height of the imagined images; 0: the source camera's",
+                        unit="pixels", minimum=0, maximum=8192)
+    mode: str = param(
+        "auto", "Composite: observed pixels keep their rendered color; model: the model's image "
+        "as it is; auto: what suits the backend", choices=("auto", "composite", "model"))
+    pacing: str = param("burst", "Frames go out as soon as they are made, or at "
+                        "imagination.frame_rate", choices=("burst", "paced"), dynamic=True)
+    jpeg_quality: int = param(90, "Quality of ~/image/compressed", minimum=1, maximum=100,
+                              dynamic=True)
+    cloud_rate: float = param(1.0, "Rate of ~/points while somebody listens", unit="Hz",
+                              minimum=0.01, maximum=30.0, dynamic=True)
+    cloud_points: int = param(500_000, "Points in one ~/points message at most", unit="points",
+                              minimum=1, maximum=10_000_000, dynamic=True)
+
+    def check(self) -> None:
+        """Raise ValueError when the values contradict each other."""
+        if (self.width == 0) != (self.height == 0):
+            raise ValueError(f"output.width {self.width} and output.height {self.height}: both "
+                             "or neither must be 0")
+
+
+@dataclass(frozen=True)
+class DiagnosticsParameters:
+    """When something is reported as wrong."""
+
+    max_source_age: float = param(
+        1.0, "WARN when the newest observation is older than this at publication", unit="s",
+        minimum=0.01, maximum=3600.0, dynamic=True)
+
+
+@dataclass(frozen=True)
+class ImaginationNodeParameters:
+    """All parameters of the node `imagination`."""
+
+    autostart: bool = param(True, "Configure and activate without a lifecycle manager")
+    transforms: TransformParameters = group(TransformParameters)
+    input: InputParameters = group(InputParameters)
+    memory: MemoryParameters = group(MemoryParameters)
+    model: ModelParameters = group(ModelParameters)
+    imagination: ImaginationParameters = group(ImaginationParameters)
+    output: OutputParameters = group(OutputParameters)
+    diagnostics: DiagnosticsParameters = group(DiagnosticsParameters)

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the tests find the large recordings that the repository does not hold."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def data_root() -> Path:
+    """The folder of the large recordings: $INSPATIO_DATA, or shared/data beside the checkout."""
+    return Path(os.environ.get("INSPATIO_DATA") or ROOT.parent / "shared/data")
+
+
+def data_dir(name: str) -> Path:
+    """One recording's folder; skips the calling test, with the reason, where it is absent."""
+    folder = data_root() / name
+    if not folder.is_dir():
+        pytest.skip(f"no recording {name} in {data_root()} (INSPATIO_DATA names the folder)")
+    return folder
