@@ -93,6 +93,11 @@ class Sequence:
         """Whether frames become observations: with depth pictures or a right camera."""
         return bool(self.depth_kind) or self._stereo is not None
 
+    @property
+    def has_right(self) -> bool:
+        """Whether there is a right camera to match."""
+        return self._stereo is not None
+
     def image(self, index: int) -> Picture:
         """The rectified picture of frame `index`, uint8 RGB [H, W, 3]."""
         picture = self._read(self.frames[index].files[self.color])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -11,10 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from inspatio_ros.depth.aligned_depth import AlignmentOptions, MonocularDepth
+from inspatio_ros.depth.aligned_depth import MonocularDepth
 from inspatio_ros.depth.estimator import EstimatorError
-from inspatio_ros.depth.estimators import ESTIMATORS, available_estimators
-from inspatio_ros.depth.motion_stereo import MotionStereoOptions
+from inspatio_ros.depth.from_motion import (
+    ESTIMATE,
+    MONOCULAR,
+    monocular_depth,
+    scaling_estimator,
+)
 from inspatio_ros.depth.rectification import Rectifier
 from inspatio_ros.depth.registration import needs_registration, register_depth
 from inspatio_ros.depth.sensor_depth import (
@@ -32,10 +35,6 @@ Array = npt.NDArray[np.float64]
 Rgb = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 
-log = logging.getLogger(__name__)
-
-# Depth of one camera and its poses alone.
-MONOCULAR = ("motion", "estimate")
 
 class DecodeOptions(Protocol):
     """What the imagination node's `input.*` parameters say of the pictures."""
@@ -115,6 +114,13 @@ class ObservationDecoder:
             raise InputRejected(error.reason, str(error)) from error
         return Observation(item.stamp_ns, image, depth, camera, world_from_camera)
 
+    def color(self, item: ImageSet, options: DecodeOptions) -> tuple[Rgb, PinholeCamera]:
+        """The rectified picture of `item` alone, and its camera. Raises as `decode` does."""
+        try:
+            return self._color(item, options)
+        except (images.ImageError, cameras.CameraInfoError) as error:
+            raise InputRejected(error.reason, str(error)) from error
+
     def _sensor(self, item: ImageSet,
                 options: DecodeOptions) -> tuple[Rgb, Depth, PinholeCamera]:
         image, camera = self._color(item, options)
@@ -136,22 +142,12 @@ class ObservationDecoder:
         return image, depth, camera
 
     def _depth_from_motion(self, options: DecodeOptions) -> MonocularDepth:
-        low = max(options.min_depth, 1e-3)
-        motion = MotionStereoOptions(min_depth=low, max_depth=options.max_depth)
-        if options.depth == "motion":
-            return MonocularDepth(None, motion)
         try:
-            registry, missing = available_estimators(self._depth_model or None)
-            name = next((name for name in ESTIMATORS if name in registry.names), "")
-            if not name:
-                raise EstimatorError("no depth model: " + "; ".join(
-                    f"{name}: {reason}" for name, reason in sorted(missing.items())))
-            estimator = registry.make(name)
+            estimator = scaling_estimator(self._depth_model) if options.depth == ESTIMATE else None
         except EstimatorError as error:
             raise InputRejected("depth_model", f"depth 'estimate': {error}") from error
-        log.info("depth estimated by %s, scaled by the camera's motion", name)
-        return MonocularDepth(estimator, motion, AlignmentOptions(
-            low, options.max_depth, silhouette_jump=options.flying_pixel_jump))
+        return monocular_depth(estimator, options.min_depth, options.max_depth,
+                               options.flying_pixel_jump)
 
     def _color(self, item: ImageSet, options: DecodeOptions) -> tuple[Rgb, PinholeCamera]:
         image = self._picture(item, "image")
