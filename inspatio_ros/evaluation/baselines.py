@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be done with the newest frame alone; imagined views have to beat it.
+"""What can be done without a memory of the scene; imagined views have to beat it.
 
 Written apart from the memory's renderers on purpose: a baseline that shares their code would share
 their mistakes.
@@ -7,19 +7,25 @@ their mistakes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.filler import nearest_blurred, push_pull
 from inspatio_ros.sensing.observation import Observation
 
 Image = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
 
-LAST_FRAME, SINGLE_WARP, CLASSICAL = "last_frame", "single_warp", "classical_fill"
-BASELINES = (LAST_FRAME, SINGLE_WARP, CLASSICAL)
+LAST_FRAME, HOMOGRAPHY, NEAREST_VIEW = "last_frame", "homography", "nearest_view"
+SINGLE_WARP, CLASSICAL, MEAN_FILL = "single_warp", "classical_fill", "mean_fill"
+BASELINES = (LAST_FRAME, HOMOGRAPHY, NEAREST_VIEW, SINGLE_WARP, CLASSICAL, MEAN_FILL)
+# Those that need the newest frame and its depth only, and no more time than a view takes.
+QUICK = (LAST_FRAME, SINGLE_WARP, CLASSICAL)
 
 # How strongly near points outweigh far ones that land on the same pixel, as in InSpatio-World's
 # warper; and the weight below which a pixel counts as not reached.
@@ -27,23 +33,164 @@ _SHARPNESS = 50.0
 _LEAST_WEIGHT = 1e-4
 _INPAINT_RADIUS = 3
 
+# Views a bank holds, and the first distance (radians of view, see `view_angle`) between two.
+_BANK_VIEWS = 128
+_BANK_SPACING = 0.02
+
 
 def baselines(camera: PinholeCamera, world_from_camera: npt.NDArray[np.float64],
-              newest: Observation) -> dict[str, Image]:
-    """Each baseline's picture uint8 RGB [H, W, 3] of a view, by name.
+              newest: Observation, methods: Sequence[str] = QUICK,
+              bank: ViewBank | None = None) -> dict[str, Image]:
+    """The picture uint8 RGB [H, W, 3] that each of `methods` gives of a view, by name.
 
-    last_frame: the newest frame again. single_warp: its pixels forward-warped by their depth
-    (bilinear, near before far), unreached pixels in the mean colour of the reached ones.
-    classical_fill: the same warp, unreached pixels by inpainting (Telea 2004).
+    last_frame: the newest frame again. homography: the newest frame on a wall across its view at
+    its median depth. nearest_view: of what `bank` holds (without one: of the newest frame) the
+    picture taken from nearest to the pose. single_warp: the newest frame forward-warped by its
+    depth (bilinear, near before far), unreached pixels in the mean colour of the reached ones.
+    classical_fill: the same warp, unreached pixels by inpainting (Telea 2004). mean_fill: the same
+    warp, unreached pixels by the mean of four fills: Telea's, Navier-Stokes (Bertalmio 2001),
+    push-pull and the nearest colour blurred. Raises ValueError for another name.
     """
+    unknown = [name for name in methods if name not in BASELINES]
+    if unknown:
+        raise ValueError(f"no baseline '{unknown[0]}'; there are {', '.join(BASELINES)}")
     last = picture_of(newest, camera)
+    depth = depth_of(newest, camera)
     step = rigid.invert(world_from_camera) @ newest.world_from_camera
-    warped, reached = forward_warp(last, depth_of(newest, camera), camera, step)
-    plain = warped.copy()
-    if reached.any():
-        plain[~reached] = np.rint(warped[reached].mean(axis=0)).astype(np.uint8)
-    filled = cv2.inpaint(warped, (~reached).astype(np.uint8), _INPAINT_RADIUS, cv2.INPAINT_TELEA)
-    return {LAST_FRAME: last, SINGLE_WARP: plain, CLASSICAL: np.asarray(filled, dtype=np.uint8)}
+    pictures: dict[str, Image] = {}
+    if LAST_FRAME in methods:
+        pictures[LAST_FRAME] = last
+    if HOMOGRAPHY in methods:
+        pictures[HOMOGRAPHY] = planar_warp(last, depth, camera, step)
+    if NEAREST_VIEW in methods:
+        pictures[NEAREST_VIEW] = last if bank is None else bank.nearest(world_from_camera)
+    if not {SINGLE_WARP, CLASSICAL, MEAN_FILL} & set(methods):
+        return pictures
+    warped, reached = forward_warp(last, depth, camera, step)
+    holes = (~reached).astype(np.uint8)
+    if SINGLE_WARP in methods:
+        plain = warped.copy()
+        if reached.any():
+            plain[~reached] = np.rint(warped[reached].mean(axis=0)).astype(np.uint8)
+        pictures[SINGLE_WARP] = plain
+    if CLASSICAL in methods:
+        pictures[CLASSICAL] = _inpainted(warped, holes, cv2.INPAINT_TELEA)
+    if MEAN_FILL in methods:
+        pictures[MEAN_FILL] = _mean_fill(warped, holes)
+    return {name: pictures[name] for name in methods}
+
+
+def _inpainted(image: Image, holes: Image, method: int) -> Image:
+    return np.asarray(cv2.inpaint(image, holes, _INPAINT_RADIUS, method), dtype=np.uint8)
+
+
+def _mean_fill(warped: Image, holes: Image) -> Image:
+    known = holes == 0
+    if not known.any():
+        return warped
+    color = warped.astype(np.float32)
+    fills = (_inpainted(warped, holes, cv2.INPAINT_TELEA).astype(np.float32),
+             _inpainted(warped, holes, cv2.INPAINT_NS).astype(np.float32),
+             push_pull(color, known.astype(np.float32)), nearest_blurred(color, known))
+    mean = np.rint(sum(fills) / len(fills)).clip(0, 255).astype(np.uint8)
+    return np.asarray(np.where(known[..., None], warped, mean), dtype=np.uint8)
+
+
+def planar_warp(image: Image, depth: Float, camera: PinholeCamera,
+                target_from_source: npt.NDArray[np.float64]) -> Image:
+    """`image` from elsewhere, as if all of it were a wall across the view at its median depth.
+
+    Beyond the picture its rim goes on; what would lie behind the camera is in the mean colour.
+    Where no depth is known, or the way leads through the wall, only the turn is followed.
+    """
+    rotation, shift = target_from_source[:3, :3], target_from_source[:3, 3]
+    known = depth[depth > 0]
+    move = np.zeros((3, 3))
+    if known.size:
+        distance = float(np.median(known))
+        # Where the middle of the wall comes to lie; close to or behind the camera it is no help.
+        if (rotation @ (0.0, 0.0, distance) + shift)[2] > 0.2 * distance:
+            move = np.outer(shift, (0.0, 0.0, 1.0 / distance))
+    k = camera.matrix
+    source_from_target = np.linalg.inv(k @ (rotation + move) @ np.linalg.inv(k))
+    grid = np.stack(np.meshgrid(np.arange(camera.width), np.arange(camera.height)), axis=-1)
+    places = np.concatenate([grid, np.ones((*grid.shape[:2], 1))], axis=-1) @ source_from_target.T
+    ahead = places[..., 2] > 1e-6
+    pixels = places[..., :2] / np.where(ahead, places[..., 2], 1.0)[..., None]
+    pixels = pixels.clip(-1e4, 1e4).astype(np.float32)
+    warped = cv2.remap(image, pixels[..., 0], pixels[..., 1], cv2.INTER_LINEAR,
+                       borderMode=cv2.BORDER_REPLICATE)
+    mean = np.rint(image.mean(axis=(0, 1))).astype(np.uint8)
+    return np.asarray(np.where(ahead[..., None], warped, mean), dtype=np.uint8)
+
+
+def view_angle(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64],
+               depth: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """By how many radians the middle of a scene `depth` m away moves between poses, at most.
+
+    a [..., 4, 4], b [4, 4], depth of a's scene [...].
+    """
+    step = rigid.invert(a) @ b
+    shift = np.linalg.norm(step[..., :3, 3], axis=-1) / np.maximum(depth, 1e-3)
+    return np.asarray(rigid.rotation_angle(step) + shift)
+
+
+def scene_depth(observation: Observation) -> float:
+    """Median of the depth of an observation, m; 1 where none is known."""
+    known = observation.depth[observation.depth > 0]
+    return float(np.median(known)) if known.size else 1.0
+
+
+# Picture, world_from_camera, median depth of the scene in m.
+_BankView = tuple[Image, npt.NDArray[np.float64], float]
+
+
+class ViewBank:
+    """Pictures seen so far at the size of `camera`: the newest one, and 128 at most of the others.
+
+    Those are spread over the poses. When there are too many every second leaves, and the spacing
+    grows.
+    """
+
+    def __init__(self, camera: PinholeCamera, capacity: int = _BANK_VIEWS) -> None:
+        self._camera = camera
+        self._capacity = capacity
+        self._spacing = _BANK_SPACING
+        self._kept: list[_BankView] = []
+        self._newest: list[_BankView] = []
+
+    def __len__(self) -> int:
+        return len(self._views)
+
+    @property
+    def _views(self) -> list[_BankView]:
+        # The newest first: of equally near ones it is the better.
+        return self._newest + self._kept
+
+    def add(self, observation: Observation) -> None:
+        """Take in what was seen."""
+        for view in self._newest:
+            kept = self._angles(self._kept, view[1])
+            if kept.size == 0 or kept.min() >= self._spacing:
+                self._kept.append(view)
+        if len(self._kept) > self._capacity:
+            self._kept = self._kept[::2]
+            self._spacing *= 1.5
+        self._newest = [(picture_of(observation, self._camera), observation.world_from_camera,
+                         scene_depth(observation))]
+
+    def nearest(self, world_from_camera: npt.NDArray[np.float64]) -> Image:
+        """The picture taken from nearest to a pose. Raises ValueError when there is none."""
+        views = self._views
+        if not views:
+            raise ValueError("the bank of views is empty")
+        return views[int(np.argmin(self._angles(views, world_from_camera)))][0]
+
+    @staticmethod
+    def _angles(views: Sequence[_BankView], pose: npt.NDArray[np.float64]
+                ) -> npt.NDArray[np.float64]:
+        poses = np.array([view[1] for view in views]).reshape(-1, 4, 4)
+        return view_angle(poses, pose, np.array([view[2] for view in views]))
 
 
 def picture_of(observation: Observation, camera: PinholeCamera) -> Image:

@@ -11,23 +11,79 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
-from inspatio_ros.evaluation.baselines import BASELINES, baselines, picture_of
-from inspatio_ros.evaluation.metrics import Mask, SquaredError, ssim_map
+from inspatio_ros.evaluation.baselines import (
+    BASELINES,
+    QUICK,
+    ViewBank,
+    baselines,
+    depth_of,
+    picture_of,
+    scene_depth,
+    view_angle,
+)
+from inspatio_ros.evaluation.calibration import (
+    ErrorCalibration,
+    color_error,
+    prior_error_of,
+)
+from inspatio_ros.evaluation.metrics import Mask, SquaredError
+from inspatio_ros.evaluation.perceptual import frechet_distance
+from inspatio_ros.evaluation.scores import Mean, Networks, Result, Score
+from inspatio_ros.evaluation.view_checks import (
+    CameraControl,
+    CameraEstimator,
+    Correspondence,
+    HoleCause,
+    correspondence,
+    flicker,
+    hole_causes,
+)
+from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
 
+__all__ = ["HindsightOptions", "HindsightReport", "Offset", "Result", "View", "as_json",
+           "evaluate"]
+
 Image = npt.NDArray[np.uint8]
+Depth = npt.NDArray[np.float32]
+Array = npt.NDArray[np.float64]
+
+# A place counts as visited again when it was seen this long ago from as near (radians of view, see
+# baselines.view_angle), and not since.
+_REVISIT_AGE_NS = 5_000_000_000
+_REVISIT_ANGLE = 0.2
+# Poses of the past that are held; a pose is 128 bytes.
+_MOST_POSES = 20_000
+# FVD's network reads clips; shorter ones it refuses.
+_CLIP_FRAMES = 10
+
+
+@dataclass(frozen=True)
+class Offset:
+    """A start aside of the real one: lateral m to the camera's right, yaw rad to its right."""
+
+    lateral: float = 0.0
+    yaw: float = 0.0
+
+    @property
+    def matrix(self) -> Array:
+        """real_camera_from_offset_camera [4, 4], optical axes."""
+        c, s = math.cos(self.yaw), math.sin(self.yaw)
+        turn = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
+        return rigid.from_rotation(turn, (self.lateral, 0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -38,7 +94,10 @@ class HindsightOptions:
     before the first start. width: of the pictures that are imagined and compared, pixels; the
     height keeps the aspect. skip: frames left out at the beginning. limit: frames read after
     those at most, 0 for all. fuse_interval: s between two
-    frames that enter the memory. seed: of the engine's noise.
+    frames that enter the memory. seed: of the engine's noise; more_seeds: others, whose views are
+    pooled with it. methods: baselines, by name. thorough: also causes of holes, perceptual
+    distances, flicker, depth, camera control, revisits, drift and offsets. offsets: starts aside
+    of the real path, which have no truth: what is known there is told. Raises ValueError.
     """
 
     horizons: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -49,134 +108,484 @@ class HindsightOptions:
     limit: int = 0
     fuse_interval: float = 0.2
     seed: int = 0
+    more_seeds: tuple[int, ...] = ()
+    methods: tuple[str, ...] = QUICK
+    thorough: bool = False
+    offsets: tuple[Offset, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.horizons or min(self.horizons) <= 0:
+        if not self.horizons or not min(self.horizons) > 0:
             raise ValueError(f"horizons must be positive, got {self.horizons}")
+        if len(set(self.horizons)) < len(self.horizons):
+            raise ValueError(f"horizons must be different, got {self.horizons}")
         if self.stride < 1 or self.warm_up < 1 or self.width < 16:
             raise ValueError("stride and warm_up must be at least 1, width at least 16")
+        if self.skip < 0 or self.limit < 0:
+            raise ValueError("skip and limit must be at least 0")
+        unknown = [name for name in self.methods if name not in BASELINES]
+        if unknown:
+            raise ValueError(f"methods must be of {', '.join(BASELINES)}, got {unknown[0]}")
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """All of them, the first first."""
+        return (self.seed, *self.more_seeds)
 
 
-@dataclass
-class Score:
-    """Errors of one method at one horizon, pooled over all starts."""
+@dataclass(frozen=True)
+class View:
+    """One comparison: what a method's engine imagined, and what is known of the truth.
 
-    everywhere: SquaredError = field(default_factory=SquaredError)
-    covered: SquaredError = field(default_factory=SquaredError)
-    holes: SquaredError = field(default_factory=SquaredError)
-    similarity: list[float] = field(default_factory=list)
-
-    def add(self, image: Image, truth: Image, covered: Mask) -> None:
-        """Take in a picture; `covered` is where measured geometry backs the imagined view."""
-        self.everywhere.add(image, truth)
-        self.covered.add(image, truth, covered)
-        self.holes.add(image, truth, ~covered)
-        self.similarity.append(float(ssim_map(image, truth).mean()))
-
-
-@dataclass
-class Result:
-    """One method at one horizon, as it stands in reports."""
+    truth: uint8 RGB at the imagined size. pictures: every method's, by name. causes: `HoleCause`
+    of each pixel, all covered unless the evaluation is thorough.
+    """
 
     method: str
-    horizon_s: float
-    frames: int
-    coverage: float
-    psnr_all: float
-    psnr_covered: float
-    psnr_holes: float
-    ssim_all: float
+    horizon: float
+    seed: int
+    frame: ImaginedFrame
+    source: Observation
+    truth: Image
+    pictures: Mapping[str, Image]
+    causes: npt.NDArray[np.uint8]
 
 
 @dataclass
 class HindsightReport:
-    """What a recording gave. digest: SHA-256 of all imagined pixels, for comparing runs."""
+    """What a recording gave. digest: SHA-256 of all imagined pixels, for comparing runs.
+
+    unreached: by horizon in s, the starts that had no frame so much later. calibration: what
+    `expected_error` was worth, by engine. drift, offsets, clips: tables of the thorough evaluation
+    (see docs/evaluation.md).
+    """
 
     recording: str
     camera: PinholeCamera
     starts: int
     results: list[Result]
     digest: str
+    unreached: dict[float, int] = field(default_factory=dict)
+    calibration: dict[str, Calibrated] = field(default_factory=dict)
+    drift: list[dict[str, object]] = field(default_factory=list)
+    offsets: list[dict[str, object]] = field(default_factory=list)
+    clips: list[dict[str, object]] = field(default_factory=list)
+
+
+@dataclass
+class Calibrated:
+    """`prior`: what frames say of themselves; `expected`: the same, recalibrated by what was
+    compared before each start. Both with the real mean absolute color error in [0, 1]."""
+
+    prior: ErrorCalibration = field(default_factory=lambda: ErrorCalibration(100_000))
+    expected: ErrorCalibration = field(default_factory=lambda: ErrorCalibration(100_000))
+
+
+TrueDepth = Callable[[Observation], Depth | None]
+
+
+def measured_depth(observation: Observation) -> Depth:
+    """The observation's own depth as the truth: right where a sensor measured it."""
+    return observation.depth
 
 
 def evaluate(
     name: str,
     observations: Iterable[Observation],
-    engine: ImaginationEngine,
+    engine: ImaginationEngine | Sequence[ImaginationEngine],
     options: HindsightOptions,
     *,
     memory: MemoryOptions | None = None,
+    true_depth: TrueDepth | None = measured_depth,
+    networks: Networks | None = None,
     on_frame: Callable[[ImaginedFrame, Image, float], None] | None = None,
     on_start: Callable[[int], None] | None = None,
+    on_view: Callable[[View], None] | None = None,
 ) -> HindsightReport:
-    """Score the engine and the baselines on a recording.
+    """Score one or more engines and the baselines on a recording.
 
-    on_frame(frame, truth, horizon s) sees every imagined view that is compared. Raises ValueError
-    when the recording is too short for a single comparison.
+    true_depth(observation): what a sensor measured at that instant, [H, W] m of its camera; None
+    where nothing did. on_frame(frame, truth, horizon s) sees every imagined view that is compared,
+    on_view all that is known of it. Raises ValueError when the recording is too short for a single
+    comparison; a horizon that no start reaches is in the report's `unreached`.
     """
-    held = WorldMemory(memory or MemoryOptions(capacity=2_000_000))
-    scores, digest = _Scores(), hashlib.sha256()
-    camera: PinholeCamera | None = None
-    fused_ns: int | None = None
+    engines = [engine] if isinstance(engine, ImaginationEngine) else list(engine)
+    walk = _Walk(engines, options, memory, true_depth, networks or Networks(), on_frame, on_view)
     starts = 0
     for index, (now, later) in enumerate(_with_future(observations, options)):
-        if camera is None:
-            source = now.camera
-            camera = source.resized(options.width,
-                                    max(1, round(options.width * source.height / source.width)))
-        if fused_ns is None or now.stamp_ns - fused_ns >= 0.9e9 * options.fuse_interval:
-            held.integrate(now)
-            fused_ns = now.stamp_ns
+        walk.see(now)
         if index + 1 < options.warm_up or (index + 1 - options.warm_up) % options.stride:
             continue
         chosen = _frames_at(now, later, options.horizons)
+        walk.missed(set(options.horizons) - set(chosen))
         if not chosen:
             continue
         starts += 1
         if on_start is not None:
             on_start(starts)
-        request = _request(camera, now, later[:max(chosen.values()) + 1], options.seed)
-        frames = [f for block in engine.imagine(request, held) for f in block.frames]
-        for horizon, number in chosen.items():
-            frame, truth = frames[number], picture_of(later[number], camera)
-            digest.update(frame.image.tobytes())
-            digest.update(frame.provenance.tobytes())
-            pictures = baselines(camera, frame.world_from_camera, now)
-            pictures[engine.backend.name] = frame.image
-            scores.add(horizon, pictures, truth, frame.provenance >= Provenance.MEMORY)
-            if on_frame is not None:
-                on_frame(frame, truth, horizon)
-    if camera is None or starts == 0:
+        walk.start(now, later[:max(chosen.values()) + 1], chosen)
+    if walk.camera is None or starts == 0:
         raise ValueError(
             f"{name}: too short: no start with {options.warm_up} frames before it and a frame "
             f"{min(options.horizons)} s after it")
-    order = (*BASELINES, engine.backend.name)
-    return HindsightReport(name, camera, starts, scores.results(order), digest.hexdigest())
+    return walk.report(name, starts)
+
+
+class _Walk:
+    """What is carried along a recording: the memory, what was seen, and all scores."""
+
+    def __init__(self, engines: Sequence[ImaginationEngine], options: HindsightOptions,
+                 memory: MemoryOptions | None, true_depth: TrueDepth | None, networks: Networks,
+                 on_frame: Callable[[ImaginedFrame, Image, float], None] | None,
+                 on_view: Callable[[View], None] | None) -> None:
+        self._engines, self._options, self._networks = engines, options, networks
+        self._true_depth = true_depth
+        self._on_frame, self._on_view = on_frame, on_view
+        self._memory = WorldMemory(memory or MemoryOptions(capacity=2_000_000))
+        self._scores = _Scores()
+        self._digest = hashlib.sha256()
+        self._unreached: dict[float, int] = {}
+        self._calibrations = {e.backend.name: _OnlineCalibration() for e in engines}
+        self._drift = _Drift()
+        self._offsets = _Offsets()
+        self._clips: dict[str, tuple[list[Depth], list[Depth]]] = {}
+        self._past = _Past()
+        self._bank: ViewBank | None = None
+        self._fused_ns: int | None = None
+        self.camera: PinholeCamera | None = None
+
+    def see(self, now: Observation) -> None:
+        """What the camera sees next."""
+        if self.camera is None:
+            source, width = now.camera, self._options.width
+            self.camera = source.resized(
+                width, max(1, round(width * source.height / source.width)))
+            self._bank = ViewBank(self.camera)
+        if self._fused_ns is None or now.stamp_ns - self._fused_ns >= (
+                0.9e9 * self._options.fuse_interval):
+            self._memory.integrate(now)
+            self._fused_ns = now.stamp_ns
+        self._past.add(now)
+        if self._bank is not None and "nearest_view" in self._options.methods:
+            self._bank.add(now)
+
+    def missed(self, horizons: set[float]) -> None:
+        """A start has no later frame at these."""
+        for horizon in horizons:
+            self._unreached[horizon] = self._unreached.get(horizon, 0) + 1
+
+    def start(self, now: Observation, later: list[Observation], chosen: dict[float, int]) -> None:
+        """Imagine from here and compare."""
+        assert self.camera is not None
+        views = _StartViews(self.camera, now, later, self._true_depth)
+        pictures: dict[tuple[int, str], Image] = {}
+        for engine in self._engines:
+            # Without randomness other seeds would count the same views again.
+            seeds = self._options.seeds
+            if isinstance(engine.backend, GeometricFiller):
+                seeds = seeds[:1]
+            for seed in seeds:
+                request = _request(self.camera, now, later, seed)
+                frames = [f for block in engine.imagine(request, self._memory)
+                          for f in block.frames]
+                self._compare(engine.backend.name, seed, frames, views, chosen, pictures)
+        for offset in self._options.offsets:
+            request = _request(self.camera, now, later, self._options.seed, offset)
+            frames = [f for block in self._engines[0].imagine(request, self._memory)
+                      for f in block.frames]
+            self._offsets.add(self._engines[0].backend.name, offset, frames, chosen)
+
+    def _compare(self, method: str, seed: int, frames: Sequence[ImaginedFrame],
+                 views: _StartViews, chosen: dict[float, int],
+                 drawn: dict[tuple[int, str], Image]) -> None:
+        """One engine's frames; `drawn` holds the baselines' pictures, by number and name."""
+        is_first = method == self._engines[0].backend.name and seed == self._options.seed
+        calibration = self._calibrations[method]
+        calibration.arrive(views.now.stamp_ns)
+        for horizon, number in sorted(chosen.items()):
+            frame, truth = frames[number], views.picture(number)
+            self._digest.update(frame.image.tobytes())
+            self._digest.update(frame.provenance.tobytes())
+            calibration.add(frame, color_error(frame.image, truth), views.later[number].stamp_ns)
+            shown = {method: frame.image}
+            if is_first:
+                for name, picture in self._baselines(frame.world_from_camera, views.now).items():
+                    drawn[number, name] = shown[name] = picture
+            parts, causes = self._parts(frame, views, number)
+            for name, picture in shown.items():
+                self._scores.at(horizon, name).add(picture, truth, parts)
+            if is_first:
+                self._scores.add_shares(horizon, parts)
+            if self._options.thorough:
+                self._thorough(horizon, number, shown, parts["holes"], frames, views, is_first,
+                               method)
+            if self._on_frame is not None and is_first:
+                self._on_frame(frame, truth, horizon)
+            if self._on_view is not None:
+                others = {name: image for (at, name), image in drawn.items() if at == number}
+                self._on_view(View(method, horizon, seed, frame, views.now, truth,
+                                   {**others, **shown}, causes))
+        if self._options.thorough:
+            self._whole_way(method, frames, views)
+
+    def _baselines(self, pose: Array, now: Observation) -> dict[str, Image]:
+        assert self.camera is not None
+        return baselines(self.camera, pose, now, self._options.methods, self._bank)
+
+    def _parts(self, frame: ImaginedFrame, views: _StartViews, number: int
+               ) -> tuple[dict[str, Mask], npt.NDArray[np.uint8]]:
+        label = frame.provenance
+        covered = label >= Provenance.MEMORY
+        parts = {"covered": covered, "holes": ~covered, "observed": label == Provenance.OBSERVED,
+                 "memory": label == Provenance.MEMORY, "imagined": label == Provenance.IMAGINED}
+        causes = np.zeros(label.shape, np.uint8)
+        if self._options.thorough:
+            causes = hole_causes(
+                frame.camera, frame.world_from_camera, views.depth(number), ~covered,
+                depth_of(views.now, frame.camera), views.now.world_from_camera)
+            parts.update({cause.name.lower(): causes == cause for cause in HoleCause
+                          if cause != HoleCause.COVERED})
+        return parts, causes
+
+    def _thorough(self, horizon: float, number: int, shown: Mapping[str, Image], holes: Mask,
+                  frames: Sequence[ImaginedFrame], views: _StartViews, is_first: bool,
+                  method: str) -> None:
+        truth, pose = views.picture(number), frames[number].world_from_camera
+        wanted = rigid.invert(views.now.world_from_camera) @ pose
+        match = views.match(number)
+        before = {method: frames[number - 1].image} if number else {}
+        if is_first and number:
+            before.update(self._baselines(frames[number - 1].world_from_camera, views.now))
+        again = self._past.is_revisit(views.now.stamp_ns, pose)
+        for name, picture in shown.items():
+            score = self._scores.at(horizon, name)
+            score.add_perceptual(picture, truth, holes, self._networks)
+            if match is not None:
+                score.mean("flicker", flicker(before[name], picture, match))
+            score.control.add(views.estimator.estimate(picture), wanted)
+            if again:
+                score.add_revisit(picture, truth)
+        true = views.true_depth(number)
+        if true is not None:
+            self._scores.at(horizon, method).depth.add(frames[number].depth, true)
+        if is_first:
+            floor = self._scores.floor(horizon)
+            floor.control.add(views.estimator.estimate(truth), wanted)
+            if match is not None:
+                floor.flicker.add(flicker(views.picture(number - 1), truth, match))
+
+    def _whole_way(self, method: str, frames: Sequence[ImaginedFrame], views: _StartViews) -> None:
+        truths = [views.picture(number) for number in range(len(frames))]
+        for frame, truth in zip(frames, truths, strict=True):
+            self._drift.add(method, frame, truth)
+        network = self._networks.fvd
+        if network is not None and len(frames) >= _CLIP_FRAMES:
+            ours, real = self._clips.setdefault(method, ([], []))
+            ours.append(network.of_video([f.image for f in frames]))
+            real.append(network.of_video(truths))
+
+    def report(self, name: str, starts: int) -> HindsightReport:
+        """All that was found."""
+        assert self.camera is not None
+        order = (*self._options.methods, *self._calibrations)
+        clips: list[dict[str, object]] = [
+            {"method": method, "clips": len(ours), "fvd": frechet_distance(ours, real)}
+            for method, (ours, real) in self._clips.items()]
+        return HindsightReport(
+            name, self.camera, starts, self._scores.results(order), self._digest.hexdigest(),
+            dict(sorted(self._unreached.items())),
+            {method: c.judged for method, c in self._calibrations.items()},
+            self._drift.table(), self._offsets.table(), clips)
+
+
+class _StartViews:
+    """What was really seen after one start, at the size of the views; made once, when asked."""
+
+    def __init__(self, camera: PinholeCamera, now: Observation, later: Sequence[Observation],
+                 true_depth: TrueDepth | None) -> None:
+        self.now, self.later = now, later
+        self._camera, self._measured = camera, true_depth
+        self._pictures: dict[int, Image] = {}
+        self._matches: dict[int, Correspondence | None] = {}
+        self._estimator: CameraEstimator | None = None
+
+    def picture(self, number: int) -> Image:
+        if number not in self._pictures:
+            self._pictures[number] = picture_of(self.later[number], self._camera)
+        return self._pictures[number]
+
+    def depth(self, number: int) -> Depth:
+        """The true depth, else what the recording's own source of depth says."""
+        true = self.true_depth(number)
+        return depth_of(self.later[number], self._camera) if true is None else true
+
+    def true_depth(self, number: int) -> Depth | None:
+        later = self.later[number]
+        depth = self._measured(later) if self._measured is not None else None
+        if depth is None:
+            return None
+        return depth_of(Observation(later.stamp_ns, later.image, depth, later.camera,
+                                    later.world_from_camera), self._camera)
+
+    def match(self, number: int) -> Correspondence | None:
+        """With the frame before; None for the first frame after the start."""
+        if number == 0:
+            return None
+        if number not in self._matches:
+            after, before = self.later[number], self.later[number - 1]
+            self._matches[number] = correspondence(
+                self._camera, after.world_from_camera, self.depth(number),
+                before.world_from_camera, self.depth(number - 1))
+        return self._matches[number]
+
+    @property
+    def estimator(self) -> CameraEstimator:
+        if self._estimator is None:
+            self._estimator = CameraEstimator(self._camera, picture_of(self.now, self._camera),
+                                              depth_of(self.now, self._camera))
+        return self._estimator
+
+
+@dataclass
+class _Floor:
+    """The same figures of the real pictures."""
+
+    control: CameraControl = field(default_factory=CameraControl)
+    flicker: Mean = field(default_factory=Mean)
 
 
 class _Scores:
-    """Scores by horizon and method, and the coverage at each horizon."""
+    """Scores by horizon and method, and what is common to the methods of a horizon."""
 
     def __init__(self) -> None:
         self._scores: dict[tuple[float, str], Score] = {}
-        self._coverage: dict[float, list[float]] = {}
+        self._shares: dict[float, dict[str, Mean]] = {}
+        self._floors: dict[float, _Floor] = {}
 
-    def add(self, horizon: float, pictures: dict[str, Image], truth: Image,
-            covered: Mask) -> None:
-        self._coverage.setdefault(horizon, []).append(float(covered.mean()))
-        for method, picture in pictures.items():
-            self._scores.setdefault((horizon, method), Score()).add(picture, truth, covered)
+    def at(self, horizon: float, method: str) -> Score:
+        return self._scores.setdefault((horizon, method), Score())
+
+    def floor(self, horizon: float) -> _Floor:
+        return self._floors.setdefault(horizon, _Floor())
+
+    def add_shares(self, horizon: float, parts: Mapping[str, Mask]) -> None:
+        shares = self._shares.setdefault(horizon, {})
+        for part, mask in parts.items():
+            shares.setdefault(part, Mean()).add(float(mask.mean()))
 
     def results(self, order: Sequence[str]) -> list[Result]:
         results = []
-        for horizon, coverage in sorted(self._coverage.items()):
+        for horizon in sorted(self._shares):
+            shares = {part: mean.value for part, mean in self._shares[horizon].items()}
+            floor = self._floors.get(horizon, _Floor())
             for method in order:
-                score = self._scores[horizon, method]
-                results.append(Result(
-                    method, horizon, len(coverage), float(np.mean(coverage)),
-                    score.everywhere.psnr, score.covered.psnr, score.holes.psnr,
-                    float(np.mean(score.similarity))))
+                result = Result(method, horizon, 0, shares["covered"])
+                for part in ("observed", "memory", "disoccluded", "out_of_view", "no_depth",
+                             "other"):
+                    setattr(result, f"share_{part}", shares.get(part, math.nan))
+                result.flicker_truth = floor.flicker.value
+                result.camera_floor_score = floor.control.score
+                result.camera_floor_rotation_deg = floor.control.angle
+                result.camera_floor_translation_m = floor.control.distance
+                results.append(self._scores[horizon, method].fill(result))
         return results
+
+
+class _Past:
+    """Poses of what was seen, to tell a place visited again from one that never left the view."""
+
+    def __init__(self) -> None:
+        self._stamps: list[int] = []
+        self._poses: list[Array] = []
+        self._depths: list[float] = []
+
+    def add(self, now: Observation) -> None:
+        if len(self._stamps) >= _MOST_POSES:
+            for held in (self._stamps, self._poses, self._depths):
+                del held[::2]
+        self._stamps.append(now.stamp_ns)
+        self._poses.append(now.world_from_camera)
+        self._depths.append(scene_depth(now))
+
+    def is_revisit(self, now_ns: int, pose: Array) -> bool:
+        """Whether `pose` was near one of long ago and near none since."""
+        near = view_angle(np.stack(self._poses), pose, np.array(self._depths)) <= _REVISIT_ANGLE
+        old = np.array(self._stamps) <= now_ns - _REVISIT_AGE_NS
+        return bool((near & old).any() and not (near & ~old).any())
+
+
+class _OnlineCalibration:
+    """Recalibrates as a robot would: a view's error is known when its time has come."""
+
+    def __init__(self) -> None:
+        self._known = ErrorCalibration()
+        self._pending: list[tuple[int, float, float]] = []
+        self.judged = Calibrated()
+
+    def arrive(self, now_ns: int) -> None:
+        """Time goes on to `now_ns`."""
+        for _, prior, error in (due for due in self._pending if due[0] <= now_ns):
+            self._known.add(prior, error)
+        self._pending = [due for due in self._pending if due[0] > now_ns]
+
+    def add(self, frame: ImaginedFrame, error: float, seen_ns: int) -> None:
+        """A view whose truth comes at `seen_ns`."""
+        prior = prior_error_of(frame)
+        self.judged.prior.add(prior, error)
+        expected = float(self._known.recalibrated(prior))
+        if math.isfinite(expected):
+            self.judged.expected.add(expected, error)
+        self._pending.append((seen_ns, prior, error))
+
+
+class _Drift:
+    """Error of all imagined frames by block: does it grow along the way?"""
+
+    def __init__(self) -> None:
+        self._errors: dict[tuple[str, int], tuple[SquaredError, SquaredError]] = {}
+        self._times: dict[tuple[str, int], list[float]] = {}
+        self._frames: dict[tuple[str, int], int] = {}
+
+    def add(self, method: str, frame: ImaginedFrame, truth: Image) -> None:
+        key = method, frame.block_index
+        everywhere, covered = self._errors.setdefault(key, (SquaredError(), SquaredError()))
+        everywhere.add(frame.image, truth)
+        covered.add(frame.image, truth, frame.provenance >= Provenance.MEMORY)
+        span = self._times.setdefault(key, [math.inf, -math.inf])
+        span[0] = min(span[0], frame.time_from_start)
+        span[1] = max(span[1], frame.time_from_start)
+        self._frames[key] = self._frames.get(key, 0) + 1
+
+    def table(self) -> list[dict[str, object]]:
+        return [{"method": key[0], "block": key[1], "frames": self._frames[key],
+                 "from_s": round(self._times[key][0], 6), "to_s": round(self._times[key][1], 6),
+                 "psnr_all": everywhere.psnr, "psnr_covered": covered.psnr}
+                for key, (everywhere, covered) in sorted(self._errors.items())]
+
+
+class _Offsets:
+    """How much is known of views from aside, which have no truth."""
+
+    def __init__(self) -> None:
+        self._means: dict[tuple[str, Offset, float], dict[str, Mean]] = {}
+
+    def add(self, method: str, offset: Offset, frames: Sequence[ImaginedFrame],
+            chosen: Mapping[float, int]) -> None:
+        for horizon, number in chosen.items():
+            frame = frames[number]
+            means = self._means.setdefault((method, offset, horizon), {})
+            for name, value in (("coverage", frame.support),
+                                ("share_observed", frame.observed_ratio),
+                                ("share_memory", frame.memory_ratio),
+                                ("expected_error_prior", prior_error_of(frame)),
+                                ("extrapolation_m", frame.extrapolation_distance),
+                                ("extrapolation_rad", frame.extrapolation_angle)):
+                means.setdefault(name, Mean()).add(value)
+
+    def table(self) -> list[dict[str, object]]:
+        return [{"method": method, "lateral_m": offset.lateral, "yaw_rad": offset.yaw,
+                 "horizon_s": horizon, "frames": means["coverage"].count,
+                 **{name: mean.value for name, mean in means.items()}}
+                for (method, offset, horizon), means in self._means.items()]
 
 
 def _with_future(
@@ -213,20 +622,43 @@ def _frames_at(now: Observation, later: Sequence[Observation], horizons: Sequenc
     return chosen
 
 
-def _request(camera: PinholeCamera, now: Observation, later: Sequence[Observation], seed: int
-             ) -> ImaginationRequest:
+def _request(camera: PinholeCamera, now: Observation, later: Sequence[Observation], seed: int,
+             offset: Offset | None = None) -> ImaginationRequest:
     times = np.array([o.stamp_ns - now.stamp_ns for o in later]) * 1e-9
     poses = np.stack([o.world_from_camera for o in later])
+    if offset is not None:
+        poses = poses @ offset.matrix
     return ImaginationRequest(camera, CameraTrajectory(poses, times), (now,), seed=seed)
 
 
 def as_json(report: HindsightReport) -> dict[str, object]:
     """A report as plain values; what is not a finite number becomes null."""
-    def plain(value: object) -> object:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
     return {
         "recording": report.recording, "camera": report.camera.to_dict(),
         "starts": report.starts, "digest": report.digest,
-        "results": [{k: plain(v) for k, v in vars(result).items()} for result in report.results],
+        "results": [_plain(vars(result)) for result in report.results],
+        "unreached": [{"horizon_s": horizon, "starts": starts,
+                       "reason": f"the recording has no frame {horizon:g} s after these starts"}
+                      for horizon, starts in report.unreached.items()],
+        "expected_error": {method: _calibration_json(found)
+                           for method, found in report.calibration.items()},
+        "drift": [_plain(row) for row in report.drift],
+        "offsets": [_plain(row) for row in report.offsets],
+        "clips": [_plain(row) for row in report.clips],
     }
+
+
+def _plain(row: Mapping[str, object]) -> dict[str, object]:
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in row.items()}
+
+
+def _calibration_json(found: Calibrated) -> dict[str, object]:
+    def table(pairs: ErrorCalibration) -> dict[str, object]:
+        curve = pairs.reliability()
+        rows = zip(curve.predicted.tolist(), curve.error.tolist(), curve.count.tolist(),
+                   strict=True)
+        return {**_plain({"pairs": len(pairs), "gap": curve.gap, "ause": pairs.ause}),
+                "reliability": [{"predicted": p, "error": e, "count": n} for p, e, n in rows]}
+
+    return {"prior": table(found.prior), "expected": table(found.expected)}

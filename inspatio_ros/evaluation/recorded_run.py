@@ -206,7 +206,8 @@ class RunScores:
         if frame.truth is None:
             return
         self.compared += 1
-        pictures = baselines(frame.source.camera, frame.world_from_camera, frame.source)
+        pictures = baselines(frame.source.camera, frame.world_from_camera, frame.source,
+                             (LAST_FRAME, SINGLE_WARP))
         pictures[IMAGINED] = frame.image
         for method, (everywhere, covered) in self._errors.items():
             everywhere.add(pictures[method], frame.truth.image)
