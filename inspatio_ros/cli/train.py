@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`inspatio train stage`: one stage of training, of any model, on packed clips."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from inspatio_ros.model.presets import PRESETS, preset
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the actions; the options of training come from their one description."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add_stage(actions.add_parser("stage", help="run one stage, or go on with it"))
+
+
+def add_stage(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `stage`: places, then every training option."""
+    parser.description = (
+        "Goes on where the run in DIR stopped. With several processes: torchrun "
+        "--nproc-per-node N -m inspatio_ros.cli.main train stage ..."
+    )
+    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="packed clips")
+    parser.add_argument("--preset", default="tiny", choices=sorted(PRESETS), help="which model")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips in a global batch")
+    parser.add_argument("--start", type=Path, metavar="PATH",
+                        help="weights to begin with: a file, or a folder such as RUN/model")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    add_options(parser)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """One argument for each of TrainingOptions' fields; what is not given stays the default."""
+    from inspatio_ros.training.options import TrainingOptions
+
+    kinds = get_type_hints(TrainingOptions)
+    group = parser.add_argument_group("options of training")
+    for item in fields(TrainingOptions):
+        group.add_argument("--" + item.name.replace("_", "-"), default=argparse.SUPPRESS,
+                           **_argument(item, kinds[item.name]))
+
+
+def _argument(item: Field[Any], kind: Any) -> dict[str, Any]:
+    shown = "" if item.default is MISSING else f" ({item.default})"
+    text = {"help": item.metadata["help"] + shown}
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction, **text}
+    if get_args(kind):
+        return {"choices": get_args(kind), **text}
+    return {"type": kind, "metavar": "N" if kind is int else "X", **text}
+
+
+def options_of(args: argparse.Namespace) -> Any:
+    """The TrainingOptions that were given. TrainingError for values that cannot be."""
+    from inspatio_ros.training.options import TrainingOptions
+
+    names = {item.name for item in fields(TrainingOptions)}
+    return TrainingOptions(**{n: v for n, v in vars(args).items() if n in names})
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the action; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return run_stage(args)
+
+
+def run_stage(args: argparse.Namespace) -> int:
+    """Trains one stage to its last step and says where the result is."""
+    from inspatio_ros.training.clips import open_latents
+    from inspatio_ros.training.distributed import process
+    from inspatio_ros.training.stages import make_stage
+    from inspatio_ros.training.trainer import Trainer
+
+    options, config = options_of(args), preset(args.preset)
+    with process(args.device) as here:
+        source = open_latents(args.data, config, args.batch_size, options.seed)
+        objective = make_stage(config, options, here, start=args.start)
+        trainer = Trainer(args.run, objective, source, options, here)
+        trainer.train()
+        if here.first:
+            print(f"the model is in {args.run / 'model'}")
+    return 0

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: for every stage, every size, one process or many.
+
+Weights, optimiser and sums are float32; products are bfloat16 if asked. All randomness is a
+function of seed, step and clip (draws.py) and a batch one of its step, so a run that was
+interrupted goes on as if it had not been: bit for bit on a CPU with as many threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from inspatio_ros.model.transformer import CausalTransformer
+from inspatio_ros.model.weights import differences
+from inspatio_ros.training.batches import BatchSource, LatentBatch
+from inspatio_ros.training.distributed import Process, like_sharded, shard, whole
+from inspatio_ros.training.draws import Draw
+from inspatio_ros.training.objectives import Objective
+from inspatio_ros.training.options import TrainingError, TrainingOptions
+from inspatio_ros.training.run_folder import Checkpoint, RunFolder, Tensors
+
+logger = logging.getLogger(__name__)
+
+ALONE = Process()
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Average:
+    """The exponential moving average of a network's weights, in float32."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._weights = [p.detach() for p in network.parameters()]
+        self.values = [p.clone() for p in self._weights]
+
+    @torch.no_grad()
+    def update(self, started: bool) -> None:
+        """Take in the weights as they are now; before the start the average just equals them."""
+        if not started:
+            torch._foreach_copy_(self.values, self._weights)
+            return
+        torch._foreach_lerp_(self.values, self._weights, 1.0 - self.decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The network has the averaged weights while inside, and exactly its own afterwards."""
+        own = [p.clone() for p in self._weights]
+        torch._foreach_copy_(self._weights, self.values)
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(self._weights, own)
+
+
+class Trainer:
+    """Runs an objective over a source of batches into a folder; goes on where that one stopped.
+
+    Raises TrainingError when the folder belongs to another run or its newest checkpoint is damaged
+    or of another architecture.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        objective: Objective,
+        source: BatchSource,
+        options: TrainingOptions,
+        process: Process = ALONE,
+    ) -> None:
+        self.folder = RunFolder(run)
+        self.objective = objective
+        self.source = source
+        self.options = options
+        self.process = process
+        self.config = objective.config
+        self.step = 0
+        self._saved_at = time.monotonic()
+        self._board: Any = None
+        if process.first:
+            self.folder.begin(options, self.config)
+        process.wait()
+        newest = self.folder.newest(self.config)
+        for network in objective.networks.values():
+            prepare(network, options, process)
+        self.optimisers = {
+            name: AdamW(
+                network.parameters(), lr=objective.rates[name],
+                betas=(options.beta1, options.beta2), weight_decay=options.weight_decay,
+                fused=not options.shard)
+            for name, network in objective.networks.items()
+        }
+        self.average = (
+            Average(objective.networks["model"], options.average) if options.average else None)
+        if newest is not None:
+            self._restore(newest)
+            if process.first:
+                self.folder.forget_after(self.step)
+            logger.info("going on from step %d of %s", self.step, run)
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def train(self, until: int | None = None) -> dict[str, float]:
+        """Train until a step (default: the options' last); figures of the last step.
+
+        Leaves a checkpoint and the folder `model/` at the end. Raises TrainingError when a loss or
+        a gradient is not finite: the last good checkpoint stays, and the text says where it is.
+        """
+        last = self.options.steps if until is None else until
+        figures: dict[str, float] = {}
+        began, seen = time.monotonic(), 0
+        while self.step < last:
+            figures, clips = self._update(self.step)
+            seen += clips
+            self.step += 1
+            if self.step % self.options.log_every == 0 or self.step == last:
+                elapsed = time.monotonic() - began
+                self._log("train", figures | {"clips_per_second": seen / max(elapsed, 1e-9)})
+                began, seen = time.monotonic(), 0
+            if self.options.validate_every and self.step % self.options.validate_every == 0:
+                self.validate()
+            if self.step < last and self._is_time_to_save():
+                self.save()
+        self.save()
+        self._write_model()
+        if self._board is not None:
+            self._board.flush()
+        return figures
+
+    def _update(self, step: int) -> tuple[dict[str, float], int]:
+        """One optimiser step of every network that is due; figures and clips worked on."""
+        figures: dict[str, float] = {}
+        clips = 0
+        for name in self.objective.updated(step):
+            network, optimiser = self.objective.networks[name], self.optimisers[name]
+            optimiser.zero_grad(set_to_none=True)
+            for part in range(self.options.accumulate):
+                number = step * self.options.accumulate + part
+                batch = self._batch(number)
+                clips += batch.size * self.process.world_size
+                draw = self._draw(batch, number, name)
+                found = self.objective.back_propagate(
+                    name, step, batch, draw, 1.0 / self.options.accumulate)
+                for key, value in found.items():
+                    share = value.item() / self.options.accumulate
+                    figures[f"{name}/{key}"] = figures.get(f"{name}/{key}", 0.0) + share
+                self._check_finite(step, name, batch, figures)
+            self.process.average_gradients(network.parameters())
+            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), self.options.clip)
+            figures[f"{name}/gradient_norm"] = float(whole(norm))
+            self._check_finite(step, name, batch, figures)
+            rate = self.objective.rates[name] * self.options.rate(step)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            figures[f"{name}/rate"] = rate
+            if name == "model" and self.average is not None:
+                self.average.update(step >= self.options.average_start)
+        return figures, clips
+
+    def _batch(self, number: int) -> LatentBatch:
+        batch = self.source.batch(number, self.process.rank, self.process.world_size)
+        batch.check(self.config)
+        return batch.to(self.process.device, torch.float32)
+
+    def _draw(self, batch: LatentBatch, number: int, purpose: str) -> Draw:
+        key = (self.options.seed, number, purpose)
+        return Draw(key, batch.size, self.process.rank * batch.size)
+
+    def _check_finite(
+        self, step: int, name: str, batch: LatentBatch, figures: Mapping[str, float]
+    ) -> None:
+        wrong = {key: value for key, value in figures.items() if not math.isfinite(value)}
+        if not wrong:
+            return
+        told = ", ".join(f"{key} is {value}" for key, value in wrong.items())
+        last = self.folder.checkpoints()
+        kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
+        bad = [n for n, p in self.objective.networks[name].named_parameters()
+               if p.grad is not None and not bool(whole(p.grad).isfinite().all())]
+        where = f"; first gradients that are not finite: {', '.join(bad[:3])}" if bad else ""
+        raise TrainingError(
+            f"step {step}, {batch.task} batch of '{batch.domain or 'no name'}': {told}{where}. "
+            f"Stopped; {kept}. Lower the learning rate, or look at that batch")
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Figures of the averaged weights over the source's validation batches, per domain too."""
+        sums: dict[str, list[float]] = {}
+        with self._averaged():
+            for number, batch in enumerate(self.source.validation()):
+                if number >= self.options.validation_batches:
+                    break
+                batch.check(self.config)
+                batch = batch.to(self.process.device, torch.float32)
+                draw = self._draw(batch, number, "validation")
+                for key, value in self.objective.validate(batch, draw).items():
+                    for label in {key, f"{batch.task}/{key}", f"{batch.domain}/{key}"}:
+                        sums.setdefault(label.lstrip("/"), []).append(value.item())
+        figures = {key: sum(values) / len(values) for key, values in sorted(sums.items())}
+        self._log("validation", figures)
+        return figures
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        if self.average is None:
+            yield
+            return
+        with self.average.applied():
+            yield
+
+    def _log(self, kind: str, figures: Mapping[str, float]) -> None:
+        if not self.process.first:
+            return
+        self.folder.log({"kind": kind, "step": self.step, **figures})
+        shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
+        logger.info("%s step %d: %s", kind, self.step, shown)
+        if self._board is None:
+            self._board = board(self.folder.path / "tensorboard")
+        for key, value in figures.items():
+            self._board.add_scalar(f"{kind}/{key}", value, self.step)
+
+    # --- keeping and going on ------------------------------------------------------------------
+
+    def _is_time_to_save(self) -> bool:
+        options = self.options
+        due = bool(options.checkpoint_every) and self.step % options.checkpoint_every == 0
+        late = bool(options.checkpoint_minutes) and (
+            time.monotonic() - self._saved_at > 60.0 * options.checkpoint_minutes)
+        return self.process.agreed(due or late) if options.checkpoint_minutes else due
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment."""
+        files: dict[str, Tensors] = {}
+        for name, network in self.objective.networks.items():
+            named = dict(network.named_parameters())
+            files[name] = {n: whole(p).cpu() for n, p in named.items()}
+            moments = self.optimisers[name].state
+            files[f"{name}.optimiser"] = {
+                f"{n}|{kind}": whole(moments[p][kind]).cpu()
+                for n, p in named.items() if p in moments for kind in MOMENTS}
+        if self.average is not None:
+            files["model.average"] = self._average_weights()
+        if self.process.first:
+            self.folder.save(Checkpoint(self.step, files), self.config, self.options.keep)
+        self.process.wait()
+        self._saved_at = time.monotonic()
+
+    def _average_weights(self) -> Tensors:
+        """The averaged weights, or those there are, on the CPU."""
+        network = self.objective.networks["model"]
+        values = network.parameters() if self.average is None else self.average.values
+        names = [name for name, _ in network.named_parameters()]
+        return {n: whole(value).cpu() for n, value in zip(names, values, strict=True)}
+
+    def _write_model(self) -> None:
+        weights = self._average_weights()
+        if self.process.first:
+            self.folder.write_model(self.config, weights)
+
+    @torch.no_grad()
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        for name, network in self.objective.networks.items():
+            tensors = self._file(checkpoint, name)
+            named = dict(network.named_parameters())
+            found = {n: tuple(t.shape) for n, t in tensors.items()}
+            wrong = differences(found, {n: tuple(p.shape) for n, p in named.items()})
+            if wrong:
+                raise TrainingError(
+                    f"{self.folder.path}: {name} does not fit the model: {'; '.join(wrong)}")
+            for n, parameter in named.items():
+                parameter.copy_(like_sharded(tensors[n], parameter))
+            state = self.optimisers[name].state
+            for key, value in self._file(checkpoint, f"{name}.optimiser").items():
+                n, kind = key.rsplit("|", 1)
+                like = named[n]
+                state[like][kind] = value if kind == "step" else like_sharded(value, like)
+        if self.average is not None:
+            for (n, _), value in zip(
+                    self.objective.networks["model"].named_parameters(), self.average.values,
+                    strict=True):
+                value.copy_(like_sharded(self._file(checkpoint, "model.average")[n], value))
+        self.step = checkpoint.step
+
+    def _file(self, checkpoint: Checkpoint, name: str) -> Tensors:
+        if name not in checkpoint.files:
+            raise TrainingError(
+                f"{self.folder.path}: the checkpoint has no {name}; it is of another stage")
+        return dict(checkpoint.files[name])
+
+
+def prepare(network: CausalTransformer, options: TrainingOptions, process: Process) -> None:
+    """Bring a network to where it is trained: device, float32, compiled, recomputed, sharded."""
+    network.to(process.device, torch.float32).train().requires_grad_(True)
+    network.float32_residual = True
+    if options.compile:
+        network.compile_blocks()
+    if options.recompute:
+        recompute_layers(network)
+    if options.shard:
+        low = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
+        shard(network, process, low)
+
+
+def recompute_layers(network: CausalTransformer) -> None:
+    """Keep only what lies between the layers' halves; recompute the rest in the backward pass."""
+    for layer in network.blocks:
+        for name in ("before_attention", "after_attention", "keys_values"):
+            function = getattr(layer, name)
+
+            def again(*inputs: Any, function: Any = function) -> Any:
+                return recomputed(function, *inputs, use_reentrant=False)
+
+            setattr(layer, name, again)
+
+
+class _NoBoard:
+    """Where TensorBoard is not installed: metrics.jsonl has it all."""
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Nothing."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+
+def board(path: Path) -> Any:
+    """A TensorBoard writer, or one that does nothing where it is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info("tensorboard is not installed (extra `train`): figures only in metrics.jsonl")
+        return _NoBoard()
+    return SummaryWriter(str(path))
+
+
+def load_weights(network: CausalTransformer, tensors: Mapping[str, Tensor], place: Path) -> None:
+    """Give a network weights by name; TrainingError when names or shapes differ."""
+    shapes = {n: tuple(t.shape) for n, t in tensors.items()}
+    own = {n: tuple(p.shape) for n, p in network.named_parameters()}
+    wrong = differences(shapes, own)
+    if wrong:
+        raise TrainingError(f"{place}: does not fit the model: {'; '.join(wrong)}")
+    network.load_state_dict(dict(tensors), strict=True)
