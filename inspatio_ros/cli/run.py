@@ -18,6 +18,7 @@ from typing import Any
 
 from inspatio_ros.captioning import CaptionError
 from inspatio_ros.depth.estimator import EstimatorError
+from inspatio_ros.depth.from_motion import ESTIMATE
 from inspatio_ros.files.bag_observations import BagOptions
 from inspatio_ros.imagination.backends import AUTO, BACKENDS, PUBLIC, BackendOptions
 from inspatio_ros.model.weights import WeightsError
@@ -93,7 +94,8 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
     add("--parity", action="store_true", help="the release's own conventions: smoothed motion, "
         "inverse pose, displacement in metres, 832x480, 24 Hz")
     add("--prompt", help="of all clips, instead of captions")
-    add("--depth", default=AUTO, choices=DEPTHS, help="depth of videos and pictures")
+    add("--depth", default=AUTO, choices=(*DEPTHS, "sensor", "stereo"),
+        help="where depth comes from; sensor and stereo for recordings, plane for the others only")
     add("--fov", type=float, default=60.0, metavar="DEG",
         help="horizontal field of view of cameras that nothing is known of")
     add("--width", type=int, default=0, metavar="PX",
@@ -178,11 +180,19 @@ def run_options(args: argparse.Namespace) -> RunOptions:
         geometry=GeometryOptions(
             size=(args.width, 0) if args.width else None, field_of_view=math.radians(args.fov),
             parity=args.parity, point_clouds=args.render_backend == PLY,
-            reading=BagOptions(min_depth=args.min_depth, max_depth=args.max_depth,
-                               world_frame=args.world_frame)),
+            reading=BagOptions(depth=_recorded_depth(args.depth), min_depth=args.min_depth,
+                               max_depth=args.max_depth, world_frame=args.world_frame,
+                               depth_model=str(args.da3_model_path or ""))),
         backend=backend, render_backend=args.render_backend, remember=args.remember,
         mode=args.mode, frame_rate=args.fps, seed=args.seed, device=args.device,
         only=args.only_step)
+
+
+def _recorded_depth(asked: str) -> str:
+    """What `--depth` means for recordings, which have cameras and as a rule depth."""
+    if asked in (AUTO, "motion", "sensor", "stereo"):
+        return asked
+    return AUTO if asked == "plane" else ESTIMATE
 
 
 def _skipped(args: argparse.Namespace) -> list[int]:

@@ -48,8 +48,9 @@ class DepthAnything3:
     """Depth Anything 3 of a local folder with config.json and model.safetensors.
 
     `da3nested-*` gives metres, `da3metric-*` metres once the focal length is known, the others
-    relative depth. process_size: longer side in pixels at which the network runs. Raises
-    EstimatorError when the package is absent or cannot be imported, or the folder is incomplete.
+    relative depth. process_size: longer side in pixels at which the network runs. gives_poses:
+    whether `estimate_views` can tell the cameras. Raises EstimatorError when the package is absent
+    or cannot be imported, or the folder is incomplete.
     """
 
     def __init__(self, folder: str | Path, *, device: str = "", process_size: int = 504) -> None:
@@ -68,6 +69,8 @@ class DepthAnything3:
         self._nested = "nested" in self.model_name
         self._focal = not self._nested and "metric" in self.model_name
         self.is_metric = self._nested or self._focal
+        # Those of single pictures (`da3mono-*`, `da3metric-*`) have no camera head.
+        self.gives_poses = self._nested or self.model_name.startswith("da3-")
         self._size = process_size
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self._model: Any = Model.from_pretrained(
@@ -97,7 +100,9 @@ class DepthAnything3:
             extra = {
                 "extrinsics": rigid.invert(world_from_cameras).astype(np.float32),
                 "intrinsics": np.stack([c.matrix for c in cameras]).astype(np.float32)}
-        result = self._model.inference(list(images), process_res=self._size, **extra)
+        # use_ray_pose off: cameras from the pose head, as the public release takes them.
+        result = self._model.inference(
+            list(images), process_res=self._size, use_ray_pose=False, **extra)
         if world_from_cameras is not None:
             used, poses = list(cameras), world_from_cameras
         elif result.extrinsics is None or result.intrinsics is None:

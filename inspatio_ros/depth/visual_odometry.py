@@ -112,21 +112,25 @@ class VisualOdometry:
         self._anchor_poses: Array = np.empty((0, 4, 4))
         self._waited = 0
         self._has_map = False
+        self._wants_corners = True
 
     def add(self, image: Picture, depth: Depth | None = None) -> TrackedFrame:
         """The pose of the next picture, uint8 RGB or grey; depth: its z-depth or None.
 
         Raises ValueError when picture or depth is not of the camera's size.
         """
-        for name, picture in (("picture", image), ("depth", depth)):
-            if picture is not None and picture.shape[:2] != (self.camera.height,
-                                                             self.camera.width):
-                raise ValueError(f"{name} is {picture.shape[1]}x{picture.shape[0]}, the camera "
-                                 f"{self.camera.width}x{self.camera.height}")
+        frame = self.track(image)
+        self.renew(depth)
+        return frame
+
+    def track(self, image: Picture) -> TrackedFrame:
+        """The pose of the next picture, from what is known already; `renew` has to follow.
+
+        Raises ValueError when the picture is not of the camera's size.
+        """
+        self._require_size("picture", image)
         here = grey(image)
         self.report.frames += 1
-        if depth is not None:
-            self.report.scale = DEPTH_SCALE
         frame = self._first() if self._before is None else self._next(here)
         if frame.world_from_camera is None:
             self.report.failed[frame.reason] = self.report.failed.get(frame.reason, 0) + 1
@@ -136,10 +140,34 @@ class VisualOdometry:
         else:
             self._velocity = rigid.invert(self._pose) @ frame.world_from_camera
             self._pose = frame.world_from_camera
-        if frame.ok or frame.reason == "lost":
-            self._renew(here, depth)
+        self._wants_corners = frame.ok or frame.reason == "lost"
         self._before = here
         return frame
+
+    def corners_depth(self) -> Depth:
+        """z-depth float32 [H, W] of the corners that have a place, NaN elsewhere."""
+        depth = np.full((self.camera.height, self.camera.width), np.nan, np.float32)
+        known = np.isfinite(self._points[:, 0])
+        x, y = self._pixels[known].round().astype(int).T
+        z = rigid.transform_points(rigid.invert(self._pose), self._points[known])[:, 2]
+        depth[y, x] = np.where(z > 0, z, np.nan)
+        return depth
+
+    def renew(self, depth: Depth | None = None) -> None:
+        """Take new corners in the picture just tracked, where z-depth tells their place.
+
+        Raises ValueError when depth is not of the camera's size.
+        """
+        if depth is not None:
+            self._require_size("depth", depth)
+            self.report.scale = DEPTH_SCALE
+        if self._wants_corners and self._before is not None:
+            self._renew(self._before, depth)
+
+    def _require_size(self, name: str, picture: npt.NDArray[np.generic]) -> None:
+        if picture.shape[:2] != (self.camera.height, self.camera.width):
+            raise ValueError(f"{name} is {picture.shape[1]}x{picture.shape[0]}, the camera "
+                             f"{self.camera.width}x{self.camera.height}")
 
     def _first(self) -> TrackedFrame:
         return TrackedFrame(self._pose, "first", 0, 0.0)

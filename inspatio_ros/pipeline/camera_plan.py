@@ -69,8 +69,8 @@ def foreground_depth(depth: npt.NDArray[np.floating]) -> float:
     """
     known = depth[depth > 0]
     if known.size == 0:
-        raise ValueError("the first frame has no depth: a displacement relative to the foreground "
-                         "has no meaning (--parity takes it in metres)")
+        raise ValueError("no frame has depth: a displacement relative to the foreground has no "
+                         "meaning (--parity takes it in metres)")
     return float(np.percentile(known, FOREGROUND_PERCENTILE))
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,9 +13,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from inspatio_ros.depth.aligned_depth import MonocularDepth
+from inspatio_ros.depth.alignment import align_inverse_depth
+from inspatio_ros.depth.depth_anything import DepthAnything3
 from inspatio_ros.depth.estimator import DepthEstimator
 from inspatio_ros.depth.estimators import available_estimators, choose
-from inspatio_ros.depth.motion_stereo import MotionStereo, MotionStereoOptions
+from inspatio_ros.depth.from_motion import PosedPicture, observations_from_motion
+from inspatio_ros.depth.joint_views import joint_views
+from inspatio_ros.depth.motion_stereo import MotionStereoOptions
 from inspatio_ros.depth.visual_odometry import VisualOdometry
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
@@ -32,6 +38,8 @@ _MIN_POSES = 0.5
 _MOTION_NEAR, _MOTION_FAR, _MOTION_BASELINE = 1.0, 2000.0, 0.5
 # Depths, in units of the nearest, that a relative estimate of unknown scale is spread over.
 _RELATIVE_FAR = 50.0
+# Weight of the newest fit of a relative estimate to the corners placed before.
+_STEADY = 0.7
 # Percentiles of the first picture's relative inverse depth that become nearest and farthest.
 _RELATIVE_RANGE = (1.0, 99.0)
 
@@ -93,13 +101,43 @@ class PlaneDepth:
         """Nothing is held."""
 
 
+class JointDepth:
+    """Depth and cameras of many pictures at once, from a network that gives both.
+
+    The video goes through it in overlapping pieces (`depth.joint_views`), so that memory does not
+    grow with its length.
+    """
+
+    def __init__(self, name: str, estimator: DepthAnything3, *, chunk: int = 32,
+                 overlap: int = 8) -> None:
+        self.name = name
+        self._estimator = estimator
+        self.settings: dict[str, Any] = {
+            "model": estimator.model_name, "chunk": chunk, "overlap": overlap}
+        self.note = ""
+
+    def observations(self, clip: ClipPictures) -> Iterator[Observation]:
+        """One observation a picture, with the camera that the network found."""
+        views = joint_views(
+            clip.read(), self._estimator.estimate_views, chunk=self.settings["chunk"],
+            overlap=self.settings["overlap"])
+        for number, view in enumerate(views):
+            yield Observation(stamp_of(number, clip.frame_rate), view.image, view.depth,
+                              view.camera, view.world_from_camera)
+
+    def close(self) -> None:
+        """Free the network."""
+        self._estimator.close()
+
+
 class EstimatedDepth:
     """Depth of each picture by itself, cameras by visual odometry in the unit of that depth.
 
     A relative estimate gets its scale from the first picture: its nearest 1 % at 1 m, and its
     farthest at 50 m unless it is the inverse of a distance, up to its unit (`unshifted`). That
-    fixes the unit, which a displacement in foreground depths does not depend on. A picture without
-    a pose keeps the one before; `note` then counts them.
+    fixes the unit, which a displacement in foreground depths does not depend on. Later estimates
+    are brought to it by the corners that odometry has placed, scale and shift smoothed over time.
+    A picture without a pose keeps the one before; `note` then counts them.
     """
 
     def __init__(self, name: str, estimator: DepthEstimator, remark: str = "", *,
@@ -108,29 +146,61 @@ class EstimatedDepth:
         self._estimator = estimator
         self._remark = remark
         self._unshifted = unshifted
-        self.settings: dict[str, Any] = {"metric": estimator.is_metric, "unshifted": unshifted}
+        self.settings: dict[str, Any] = {
+            "metric": estimator.is_metric, "unshifted": unshifted, "steady": _STEADY}
         self.note = remark
 
     def observations(self, clip: ClipPictures) -> Iterator[Observation]:
         """One observation a picture."""
-        to_depth: Callable[[Depth], Depth] | None = None
         odometry = VisualOdometry(clip.camera)
+        steady = _SteadyDepth(self._estimator.is_metric, self._unshifted)
         pose = np.eye(4)
         for number, picture in enumerate(clip.read()):
-            depth = self._estimator.estimate(picture, clip.camera)
-            if not self._estimator.is_metric:
-                to_depth = to_depth or _relative_to_depth(depth, self._unshifted)
-                depth = to_depth(depth)
-            tracked = odometry.add(picture, np.asarray(depth, np.float32))
+            estimated = self._estimator.estimate(picture, clip.camera)
+            tracked = odometry.track(picture)
+            depth = steady.add(estimated, odometry.corners_depth())
+            odometry.renew(depth)
             if tracked.world_from_camera is not None:
                 pose = tracked.world_from_camera
-            yield Observation(stamp_of(number, clip.frame_rate), picture,
-                              np.asarray(depth, np.float32), clip.camera, pose)
+            yield Observation(stamp_of(number, clip.frame_rate), picture, depth, clip.camera, pose)
         self.note = _joined(self._remark, _odometry_note(odometry))
 
     def close(self) -> None:
         """Free the estimator."""
         self._estimator.close()
+
+
+class _SteadyDepth:
+    """Depth in the unit of the first picture, whatever scale and shift each estimate has."""
+
+    def __init__(self, is_metric: bool, unshifted: bool) -> None:
+        self._is_metric = is_metric
+        self._unshifted = unshifted
+        self._scale = self._shift = float("nan")
+
+    def add(self, estimated: Depth, placed: Depth) -> Depth:
+        """z-depth float32 [H, W] of an estimate; placed: the depth of the corners, else NaN."""
+        if self._is_metric:
+            return np.asarray(estimated, np.float32)
+        # The network's grid shows as steps that would tear surfaces apart.
+        relative = np.asarray(
+            cv2.medianBlur(np.ascontiguousarray(estimated, np.float32), 5), np.float32)
+        if not self._scale > 0:
+            self._scale, self._shift = _first_fit(relative, self._unshifted)
+        else:
+            self._follow(relative, placed)
+        inverse = relative * np.float32(self._scale) + np.float32(self._shift)
+        return np.asarray(1.0 / np.maximum(inverse, 0.5 / _RELATIVE_FAR), np.float32)
+
+    def _follow(self, relative: Depth, placed: Depth) -> None:
+        try:
+            fit = align_inverse_depth(relative, placed)
+        except ValueError:
+            return  # too few corners: the fit of before holds
+        # Scales are ratios: their mean is the geometric one.
+        self._scale = math.exp(
+            (1 - _STEADY) * math.log(self._scale) + _STEADY * math.log(fit.scale))
+        self._shift += _STEADY * (fit.shift - self._shift)
 
 
 class MotionDepth:
@@ -161,14 +231,12 @@ class MotionDepth:
                             "first motion", _odometry_note(odometry))
         # The first step of odometry without depth is one unit long: a baseline of any length is
         # as good as another, what counts is the parallax.
-        stereo = MotionStereo(MotionStereoOptions(
-            min_depth=_MOTION_NEAR, max_depth=_MOTION_FAR, min_baseline=_MOTION_BASELINE))
-        for number, picture in enumerate(clip.read()):
-            stamp = stamp_of(number, clip.frame_rate)
-            depth = stereo.add(stamp, picture, clip.camera, poses[number])
-            if depth is None:
-                depth = np.full((clip.camera.height, clip.camera.width), np.nan, np.float32)
-            yield Observation(stamp, picture, depth, clip.camera, poses[number])
+        options = MotionStereoOptions(
+            min_depth=_MOTION_NEAR, max_depth=_MOTION_FAR, min_baseline=_MOTION_BASELINE)
+        pictures = (
+            PosedPicture(stamp_of(number, clip.frame_rate), picture, clip.camera, poses[number])
+            for number, picture in enumerate(clip.read()))
+        yield from observations_from_motion(pictures, lambda: MonocularDepth(None, options))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -201,6 +269,11 @@ def choose_depth(
         raise DepthUnavailable(
             f"no depth for pictures. {why}. A moving camera needs none (--depth motion), and "
             "--rotation_only neither (--depth plane)")
+    if name == "depth_anything_3":
+        joint = DepthAnything3(str(model_folder))
+        if joint.gives_poses:
+            return JointDepth(name, joint)
+        joint.close()
     remark = "depth from a network that knows rooms only" if name == "fastdepth" else ""
     return EstimatedDepth(name, registry.make(name), remark, unshifted=name == "fastdepth")
 
@@ -214,22 +287,17 @@ def _joined(*sentences: str) -> str:
     return "; ".join(sentence for sentence in sentences if sentence)
 
 
-def _relative_to_depth(first: Depth, unshifted: bool) -> Callable[[Depth], Depth]:
+def _first_fit(first: Depth, unshifted: bool) -> tuple[float, float]:
+    """Scale and shift of inverse depth that the first picture fixes."""
     known = first[np.isfinite(first)]
     if known.size == 0:
         raise DepthUnavailable("the depth estimator knows nothing of the first picture")
     far, near = (float(v) for v in np.percentile(known, _RELATIVE_RANGE))
-    floor = 0.0 if unshifted else 1.0 / _RELATIVE_FAR
-    origin = 0.0 if unshifted else far
-    scale = (1.0 - floor) / max(near - origin, 1e-6)
-
-    def convert(relative: Depth) -> Depth:
-        # The network's grid shows as steps that would tear surfaces apart.
-        smooth = cv2.medianBlur(np.ascontiguousarray(relative, np.float32), 5)
-        inverse = (np.asarray(smooth, np.float32) - origin) * scale + floor
-        return np.asarray(1.0 / np.maximum(inverse, 0.5 / _RELATIVE_FAR), np.float32)
-
-    return convert
+    if unshifted:
+        return 1.0 / max(near, 1e-6), 0.0
+    floor = 1.0 / _RELATIVE_FAR
+    scale = (1.0 - floor) / max(near - far, 1e-6)
+    return scale, floor - far * scale
 
 
 def stamp_of(number: int, frame_rate: float) -> int:

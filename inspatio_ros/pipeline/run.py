@@ -322,7 +322,7 @@ class Pipeline:
         unit = 1.0
         if (isinstance(self._path, CameraMotion) and not options.parity
                 and not motion.rotation_only and self._path.displacement.any()):
-            unit = foreground_depth(geometry.depth(0))
+            unit = _foreground(geometry)
         plan = plan_camera(self._path, geometry.world_from_camera, unit, motion)
         name, _ = choose_backend(options.backend)
         mode = options.mode
@@ -385,6 +385,15 @@ class Pipeline:
             notes["frame_rate"] = imagine.frame_rate
             notes["largest_turn_degrees"] = round(plan.largest_turn * 57.29577951308232, 6)
         self.result.folders[clip.name] = folder
+
+
+def _foreground(geometry: GeometryFolder) -> float:
+    """The foreground depth of the first frame that has any. Raises ValueError without one."""
+    for number in range(len(geometry) - 1):
+        depth = geometry.depth(number)
+        if (depth > 0).any():
+            return foreground_depth(depth)
+    return foreground_depth(geometry.depth(len(geometry) - 1))
 
 
 def file_identity(place: Path) -> list[list[object]]:

@@ -218,7 +218,8 @@ class DepthAnything3:
         return cls()
     def to(self, device): return self
     def eval(self): return self
-    def inference(self, image, extrinsics=None, intrinsics=None, process_res=504):
+    def inference(self, image, extrinsics=None, intrinsics=None, use_ray_pose=False,
+                  process_res=504):
         p, n = Prediction(), len(image)
         p.depth = np.full((n, 60, 80), 3.0, np.float32)
         p.sky = np.zeros((n, 60, 80), np.float32)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.backends import BackendOptions
 from inspatio_ros.model.checkpoints import Machine
@@ -24,6 +26,8 @@ from inspatio_ros.pipeline.depths import (
 )
 from inspatio_ros.pipeline.preflight import check, duration
 from inspatio_ros.pipeline.workers import GpuLists
+from inspatio_ros.worlds.room import room
+from inspatio_ros.worlds.world import View
 
 CAMERA = PinholeCamera(80, 60, 70.0, 70.0, 39.5, 29.5)
 
@@ -56,7 +60,7 @@ def test_relative_depth_gets_a_fixed_scale() -> None:
     near, far = shifted[0].depth[30, 5], shifted[0].depth[30, -5]
     assert 0.9 < near < 1.3
     assert 10 < far < 60
-    np.testing.assert_array_equal(shifted[0].depth, shifted[3].depth)
+    np.testing.assert_allclose(shifted[0].depth, shifted[3].depth, rtol=0.02)
     np.testing.assert_allclose(shifted[3].world_from_camera, np.eye(4), atol=1e-3)
     straight = next(iter(EstimatedDepth("ramp", Ramp(), unshifted=True).observations(_still())))
     ratio = straight.depth[30, -10] / straight.depth[30, 10]
@@ -111,3 +115,55 @@ def test_preflight_counts_memory_and_disk(tmp_path: Path) -> None:
 
 def test_durations_are_readable() -> None:
     assert [duration(s) for s in (12.2, 600.0, 9000.0)] == ["12 s", "10 min", "2.5 h"]
+
+
+MOVING = PinholeCamera(160, 120, 130.0, 130.0, 79.5, 59.5)
+
+
+@functools.lru_cache(maxsize=1)
+def _walk(count: int = 14) -> tuple[View, ...]:
+    """A camera going sideways through a room."""
+    world = room(moving=False)
+    pose = rigid.from_euler(0, 0.15, 2.4, (1.8, -1.2, 1.2)) @ rigid.BODY_FROM_OPTICAL
+    return tuple(world.render(MOVING, pose @ rigid.from_euler(0, 0.01 * i, 0, (0.06 * i, 0, 0)))
+                 for i in range(count))
+
+
+def _walked() -> ClipPictures:
+    return ClipPictures(lambda: (view.image for view in _walk()), MOVING, 10.0)
+
+
+def test_depth_from_motion_knows_the_first_picture_too() -> None:
+    provider = MotionDepth()
+    found = list(provider.observations(_walked()))
+    assert len(found) == len(_walk())
+    assert "the unit is the first motion" in provider.note
+    units = []
+    for seen, view in zip(found, _walk(), strict=True):
+        known = seen.depth > 0
+        assert known.mean() > 0.15
+        units.append(np.median(seen.depth[known] / view.depth[known]))
+        assert np.median(np.abs(seen.depth[known] / view.depth[known] / units[-1] - 1)) < 0.1
+    np.testing.assert_allclose(units, units[0], rtol=0.1)
+
+
+class Drifting(Ramp):
+    """The room's inverse depth with a scale and a shift that change from picture to picture."""
+
+    def __init__(self) -> None:
+        self._views = {view.image.tobytes(): (number, view.depth)
+                       for number, view in enumerate(_walk())}
+
+    def estimate(self, image: npt.NDArray[np.uint8],
+                 camera: PinholeCamera) -> npt.NDArray[np.float32]:
+        number, depth = self._views[image.tobytes()]
+        return np.asarray((1 + 0.02 * number) / depth + 0.01 * number, np.float32)
+
+
+def test_relative_depth_stays_in_one_unit() -> None:
+    found = list(EstimatedDepth("drifting", Drifting()).observations(_walked()))
+    near = [view.depth < 2.0 for view in _walk()]
+    unit = [float(np.median(view.depth[n] / seen.depth[n]))
+            for seen, view, n in zip(found, _walk(), near, strict=True)]
+    # Without the corners placed before, the last is 60 % off.
+    assert max(unit) / min(unit) < 1.15
