@@ -13,7 +13,7 @@ errors (Self-Forcing).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -63,6 +63,34 @@ class Objective(ABC):
     @abstractmethod
     def validate(self, batch: LatentBatch, draw: Draw) -> Figures:
         """Figures of `model` on a batch that it was not trained on, without gradients."""
+
+    def match(
+        self, groups: Sequence[Samples], error: Callable[[Samples], Tensor], scale: float,
+        part_size: int,
+    ) -> Tensor:
+        """Back-propagate `scale` times the weighted mean square of `error`, part by part.
+
+        The mean over all values of the global batch, returned too: whatever the number of parts
+        and processes. Without gradients nothing is back-propagated.
+        """
+        mass = self.mass(groups)
+        found = torch.zeros((), device=self.process.device)
+        for part in (p for group in groups for p in group.parts(part_size)):
+            with self.cast():
+                off = error(part)
+            loss = part.squared(off)
+            if loss.requires_grad:
+                backward(loss * (scale * self.process.world_size / mass))
+            found += loss.detach()
+        return self.process.total(found) / mass
+
+    def mass(self, groups: Sequence[Samples]) -> float:
+        """The weight of all values of the global batch; TrainingError when nothing counts."""
+        own = torch.tensor(sum(group.mass for group in groups), device=self.process.device)
+        mass = float(self.process.total(own))
+        if not mass > 0.0:
+            raise TrainingError("a batch whose weights are all zero: no place of it has a truth")
+        return mass
 
     def cast(self) -> AbstractContextManager[None]:
         """Where products are in the options' precision. Never nested: leaving it drops copies of
@@ -226,15 +254,7 @@ class CausalFlow(Objective):
                      and draw.decide(self.options.predicted_history))
         history = self.predict(batch, draw.apart("history")) if predicted else None
         groups = self.samples(batch, draw, history)
-        mass = self._mass(groups)
-        found = torch.zeros((), device=self.process.device)
-        for part in (p for group in groups for p in group.parts(self.options.block_batch)):
-            with self.cast():
-                error = self.error(part)
-            loss = part.squared(error)
-            backward(loss * (scale * self.process.world_size / mass))
-            found += loss.detach()
-        figures = {"loss": self.process.total(found) / mass}
+        figures = {"loss": self.match(groups, self.error, scale, self.options.block_batch)}
         return figures | {f"loss_{'predicted' if predicted else 'clean'}_history": figures["loss"]}
 
     @torch.no_grad()
@@ -243,7 +263,7 @@ class CausalFlow(Objective):
         latents after all denoising steps.
         """
         groups = self.samples(batch, draw, None, len(self._sigmas))
-        mass = self._mass(groups)
+        mass = self.mass(groups)
         sums = torch.zeros(2, device=self.process.device)
         for part in (p for group in groups for p in group.parts(self.options.block_batch)):
             with self.cast():
@@ -323,10 +343,3 @@ class CausalFlow(Objective):
             network, [network.modulation([t]) for t in self._timesteps[:steps]],
             self._sigmas[:steps], condition(part.mask, part.render), noise, rope, text, store)
 
-    def _mass(self, groups: Sequence[Samples]) -> float:
-        """The weight of all values of the global batch; an error when nothing counts."""
-        own = torch.tensor(sum(group.mass for group in groups), device=self.process.device)
-        mass = float(self.process.total(own))
-        if not mass > 0.0:
-            raise TrainingError("a batch whose weights are all zero: no place of it has a truth")
-        return mass

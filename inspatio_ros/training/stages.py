@@ -13,6 +13,7 @@ from inspatio_ros.model.weights import TRANSFORMER_FILE, read_tensors, without_p
 from inspatio_ros.training.distributed import Process
 from inspatio_ros.training.objectives import CausalFlow, Objective
 from inspatio_ros.training.options import TrainingError, TrainingOptions
+from inspatio_ros.training.teacher import BidirectionalTransformer, TeacherFlow
 from inspatio_ros.training.trainer import load_weights
 
 
@@ -29,6 +30,10 @@ def make_stage(
     None is random ones that follow from the seed. Raises TrainingError for weights that do not
     fit.
     """
+    if options.stage == "teacher":
+        teacher = BidirectionalTransformer(config)
+        begin(teacher, start, options.seed)
+        return TeacherFlow(teacher, options, process)
     model = CausalTransformer(config)
     begin(model, start, options.seed)
     if options.stage == "causal":
