@@ -180,6 +180,7 @@ class Calibrated:
     expected: ErrorCalibration = field(default_factory=lambda: ErrorCalibration(100_000))
 
 
+OnFrames = Callable[[str, int, Sequence[ImaginedFrame]], None]
 TrueDepth = Callable[[Observation], Depth | None]
 
 
@@ -200,16 +201,19 @@ def evaluate(
     on_frame: Callable[[ImaginedFrame, Image, float], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     on_view: Callable[[View], None] | None = None,
+    on_frames: OnFrames | None = None,
 ) -> HindsightReport:
     """Score one or more engines and the baselines on a recording.
 
     true_depth(observation): what a sensor measured at that instant, [H, W] m of its camera; None
     where nothing did. on_frame(frame, truth, horizon s) sees every imagined view that is compared,
-    on_view all that is known of it. Raises ValueError when the recording is too short for a single
-    comparison; a horizon that no start reaches is in the report's `unreached`.
+    on_view all that is known of it; on_frames(method, seed, frames) all frames of each start's
+    way. Raises ValueError when the recording is too short for a single comparison; a horizon that
+    a start does not reach is in the report's `unreached`.
     """
     engines = [engine] if isinstance(engine, ImaginationEngine) else list(engine)
-    walk = _Walk(engines, options, memory, true_depth, networks or Networks(), on_frame, on_view)
+    walk = _Walk(engines, options, memory, true_depth, networks or Networks(), on_frame, on_view,
+                 on_frames)
     starts = 0
     for index, (now, later) in enumerate(_with_future(observations, options)):
         walk.see(now)
@@ -236,10 +240,10 @@ class _Walk:
     def __init__(self, engines: Sequence[ImaginationEngine], options: HindsightOptions,
                  memory: MemoryOptions | None, true_depth: TrueDepth | None, networks: Networks,
                  on_frame: Callable[[ImaginedFrame, Image, float], None] | None,
-                 on_view: Callable[[View], None] | None) -> None:
+                 on_view: Callable[[View], None] | None, on_frames: OnFrames | None) -> None:
         self._engines, self._options, self._networks = engines, options, networks
         self._true_depth = true_depth
-        self._on_frame, self._on_view = on_frame, on_view
+        self._on_frame, self._on_view, self._on_frames = on_frame, on_view, on_frames
         self._memory = WorldMemory(memory or MemoryOptions(capacity=2_000_000))
         self._scores = _Scores()
         self._digest = hashlib.sha256()
@@ -287,6 +291,8 @@ class _Walk:
                 request = _request(self.camera, now, later, seed)
                 frames = [f for block in engine.imagine(request, self._memory)
                           for f in block.frames]
+                if self._on_frames is not None:
+                    self._on_frames(engine.backend.name, seed, frames)
                 self._compare(engine.backend.name, seed, frames, views, chosen, pictures)
         for offset in self._options.offsets:
             request = _request(self.camera, now, later, self._options.seed, offset)
