@@ -71,8 +71,8 @@ def run(args: argparse.Namespace) -> int:
 
 def run_stage(args: argparse.Namespace) -> int:
     """Trains one stage to its last step and says where the result is."""
-    from inspatio_ros.training.latents import open_latents
     from inspatio_ros.training.distributed import process
+    from inspatio_ros.training.latents import open_latents
     from inspatio_ros.training.stages import make_stage
     from inspatio_ros.training.trainer import Trainer
 
