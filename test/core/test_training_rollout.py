@@ -126,7 +126,6 @@ def peak_of_saved_bytes(blocks: int, history_gradient: bool, chunked: bool) -> i
         else:
             full_gradients(roll, batch, noise, 1, torch.ones_like(batch.target))
         del roll
-    gc.collect()
     assert held["now"] == 0
     return held["peak"]
 
