@@ -22,6 +22,7 @@ import numpy.typing as npt
 from inspatio_ros.evaluation.recorded_run import METHODS, RecordedRun, RunFrame, RunScores
 from inspatio_ros.evaluation.report import (
     contact_sheet,
+    error_picture,
     provenance_picture,
     save_picture,
     text_table,
@@ -37,6 +38,7 @@ Image = npt.NDArray[np.uint8]
 
 _MARK = "summary.json"  # a folder with this in it is an earlier demonstration's
 _SHEET_ROWS = 8
+_COLUMNS = ("source", "guide", "imagined", "really seen later", "provenance")
 # The later frame is shown when it lies within so many pixels; only nearer ones are scored.
 _SHOWN_PX = 30.0
 _VIDEOS = (
@@ -44,8 +46,11 @@ _VIDEOS = (
     PageVideo("guide", "Guide", "guide.mp4", "what geometry alone knows of the view"),
     PageVideo("imagined", "Imagined", "imagined.mp4", "the view at the planned pose"),
     PageVideo("seen", "Really seen later", "really_seen.mp4", "at the nearest pose, if any"))
-_OVERLAY = PageOverlay("provenance", "Provenance (green: seen now, blue: remembered, "
-                       "orange: imagined)", "provenance.mp4", on="imagined", key="p")
+_OVERLAYS = (
+    PageOverlay("provenance", "Provenance (green: seen now, blue: remembered, orange: imagined)",
+                "provenance.mp4", on="imagined", key="p"),
+    PageOverlay("error", "Error against what was really seen (black: none or no truth)",
+                "error.mp4", on="imagined", key="e"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -126,7 +131,7 @@ def _write_pictures(args: argparse.Namespace, recording: Path,
     scores, sheet = RunScores(), _Sheet()
     coverage: list[float] = []
     errors: list[float] = []
-    names = [video.file for video in _VIDEOS] + [_OVERLAY.file]
+    names = [video.file for video in _VIDEOS] + [overlay.file for overlay in _OVERLAYS]
     with ExitStack() as stack:
         source = stack.enter_context(BagReader(recording))
         run_bag = stack.enter_context(BagReader(args.output / "bag"))
@@ -139,7 +144,7 @@ def _write_pictures(args: argparse.Namespace, recording: Path,
             for video, picture in zip(videos, pictures, strict=True):
                 video.write(picture)
             scores.add(frame)
-            sheet.add(frame, pictures)
+            sheet.add(frame, pictures[:len(_COLUMNS)])
             coverage.append(frame.coverage)
             errors.append(frame.psnr)
     if not coverage:
@@ -150,18 +155,20 @@ def _write_pictures(args: argparse.Namespace, recording: Path,
         title="Views along the robot's way ahead, imagined live",
         subtitle=f"{recording.name}: {measured['frames']} frames along the plan at "
                  f"{measured['frame_rate']:.1f} a second, then an orbit round the last view",
-        overlays=[_OVERLAY],
+        overlays=_OVERLAYS,
         series=[PageSeries("coverage", coverage, ""),
                 PageSeries("PSNR against what was really seen", errors, "dB")])
     return scores
 
 
-def _pictures(frame: RunFrame) -> tuple[Image, Image, Image, Image, Image]:
+def _pictures(frame: RunFrame) -> tuple[Image, ...]:
     """In the order of the videos."""
     nearby = frame.later is not None and frame.distance <= _SHOWN_PX
     seen = frame.later.image if frame.later and nearby else np.full_like(frame.image, 24)
     return (frame.source.image, frame.guide, frame.image, seen,
-            provenance_picture(frame.provenance, frame.image))
+            provenance_picture(frame.provenance, frame.image),
+            error_picture(frame.image, frame.truth.image) if frame.truth
+            else np.zeros_like(frame.image))
 
 
 class _Sheet:
@@ -173,7 +180,7 @@ class _Sheet:
         self._every, self._count = 1, 0
 
     def add(self, frame: RunFrame, pictures: tuple[Image, ...]) -> None:
-        """Take in a frame."""
+        """Take in a frame; `pictures` in the order of the columns."""
         if not frame.following:
             if self._orbit is None or frame.time_from_start < 1.2:
                 self._orbit = (f"orbit: coverage {frame.coverage:.2f}", pictures)
@@ -194,8 +201,7 @@ class _Sheet:
         rows = self._rows + ([self._orbit] if self._orbit else [])
         if not rows:
             return np.zeros((16, 16, 3), np.uint8)
-        return contact_sheet(("source", "guide", "imagined", "really seen later", "provenance"),
-                             rows, 300)
+        return contact_sheet(_COLUMNS, rows, 300)
 
 
 def _summary(measured: Mapping[str, Any], scores: RunScores) -> dict[str, Any]:

@@ -21,10 +21,11 @@ from inspatio_ros.imagination.engine import GuideSource, ImaginationEngine
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.world_memory import WorldMemory
-from inspatio_ros.pipeline.camera_plan import CameraPlan
-from inspatio_ros.pipeline.depths import stamp_of
+from inspatio_ros.pipeline.camera_plan import CameraPlan, foreground_depth
+from inspatio_ros.pipeline.depths import resized_picture, stamp_of
 from inspatio_ros.pipeline.guides import WARPER, make_guides
 from inspatio_ros.pipeline.results import MASK, RENDER, ResultWriter
+from inspatio_ros.pipeline.truth import recorded_views
 from inspatio_ros.sensing.observation import Observation
 
 Progress = Callable[[int], None]
@@ -95,7 +96,9 @@ def imagine_clip(
         memory = guides if options.remember and isinstance(guides, WorldMemory) else None
         frames = FrameObservations(geometry, plan, options.size, recording_rate, memory)
         camera = geometry.camera.resized(*options.size)
-        with ResultWriter(folder, options.frame_rate, predict=engine is not None) as result:
+        real = _recorded_views(geometry, plan, camera)
+        with ResultWriter(folder, options.frame_rate, predict=engine is not None,
+                          judge=engine is not None and bool((real >= 0).any())) as result:
             if engine is None:
                 for number in range(len(plan)):
                     seen = frames(number)
@@ -105,10 +108,30 @@ def imagine_clip(
                     progress(result.frames)
             else:
                 for made in _imagined(engine, guides, plan, camera, frames, options):
-                    result.write(int(plan.source_frames[result.frames]), *made)
+                    number = result.frames
+                    result.write(int(plan.source_frames[number]), *made, _truth(
+                        geometry, int(real[number]), int(plan.source_frames[number]), made.source))
                     progress(result.frames)
             result.finish(name, SUBTITLE, plan.world_from_camera, camera.to_dict())
             return result.frames
+
+
+def _recorded_views(geometry: GeometryFolder, plan: CameraPlan,
+                    camera: PinholeCamera) -> npt.NDArray[np.int64]:
+    """The recording's frame from the pose of each frame, -1 where there is none."""
+    depth = geometry.depth(0)
+    foreground = foreground_depth(depth) if (depth > 0).any() else 1.0
+    return recorded_views(plan.world_from_camera, plan.source_frames, geometry.world_from_camera,
+                          foreground=foreground, focal=camera.fx)
+
+
+def _truth(geometry: GeometryFolder, frame: int, source_frame: int,
+           source: npt.NDArray[np.uint8]) -> tuple[int, npt.NDArray[np.uint8]] | None:
+    if frame < 0:
+        return None
+    if frame == source_frame:
+        return frame, source
+    return frame, resized_picture(geometry.image(frame), (source.shape[1], source.shape[0]))
 
 
 def _imagined(

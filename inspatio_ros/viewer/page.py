@@ -25,13 +25,18 @@ class PageVideo:
 
 @dataclass(frozen=True)
 class PageOverlay:
-    """A video shown half transparent over the video named `on`; `key` switches it."""
+    """A video shown half transparent over the video named `on`; `key` switches it.
+
+    colors: of a grey video: 'labels' for the four labels of provenance, 'heat' for 0 (clear) to
+    100 of 255 (white); empty: as it is.
+    """
 
     name: str
     label: str
     file: str
     on: str
     key: str
+    colors: str = ""
 
 
 @dataclass(frozen=True)

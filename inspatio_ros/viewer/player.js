@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Plays several videos frame by frame in step. What to play is in player_data.js:
 //   window.INSPATIO_PLAYER = { title, subtitle, fps, frames,
-//     videos: [{ name, label, note, file }], overlays: [{ name, label, key, on, file }],
+//     videos: [{ name, label, note, file }], overlays: [{ name, label, key, on, colors, file }],
 //     series: [{ label, unit, values: [number or null per frame] }] }
 // A script, because a page opened from a folder may not read JSON.
 "use strict";
@@ -64,13 +64,20 @@
     const stack = stacks[source.on];
     if (!stack) { report(`Overlay "${source.name}" lies on no video called "${source.on}".`); continue; }
     const element = video(source, stack, true);
+    if (source.colors) element.classList.add(source.colors);
     const label = document.createElement("label");
     const box = document.createElement("input");
     box.type = "checkbox";
     box.addEventListener("change", () => { element.hidden = !box.checked; });
     label.append(box, ` ${source.label || source.name}`);
     by("overlays").append(label);
-    if (source.key) overlays[source.key.toLowerCase()] = box;
+    if (!source.key) continue;
+    overlays[source.key.toLowerCase()] = box;
+    label.title = `Key ${source.key.toUpperCase()}`;
+    const key = document.createElement("dt"), what = document.createElement("dd");
+    key.textContent = source.key.toUpperCase();
+    what.textContent = `${source.label || source.name} over the video "${source.on}"`;
+    by("keys").querySelector("dl").append(key, what);
   }
 
   const master = clips[0];

@@ -116,5 +116,5 @@ def test_foreground_is_near_but_no_speck() -> None:
     depth[0, :5] = 0.01
     depth[50:] = np.nan
     assert foreground_depth(depth) == pytest.approx(1.5)
-    with pytest.raises(ValueError, match="no depth"):
+    with pytest.raises(ValueError, match="no frame has depth"):
         foreground_depth(np.full((2, 2), np.nan, np.float32))

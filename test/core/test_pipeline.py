@@ -314,6 +314,28 @@ def test_parity_conventions_end_to_end(tmp_path: Path, fixed: tuple[object, ...]
     assert len(clouds) == (2 if backend == "ply" else 0)
 
 
+def test_the_recording_s_own_way_is_judged(tmp_path: Path, fixed: tuple[object, ...]) -> None:
+    """Where the recording looked from the new pose, its picture is the truth."""
+    clip = write_clip(tmp_path / "clip.mp4", 5)
+    still = tmp_path / "still.txt"
+    still.write_text("0 0\n0 0\n0 0\n")
+    out = tmp_path / "out"
+    assert run(clip, "--out", out, "--traj_txt_path", still, "--disable_adaptive_frame") == 0
+    with (out / "clip/frames.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["truth_frame"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert min(float(row["psnr"]) for row in rows) > 35
+    assert sum(1 for _ in read_video(out / "clip/error.mp4")) == 5
+    page = (out / "clip/player_data.js").read_text()
+    assert "error.mp4" in page
+    assert "PSNR against the recording" in page
+    # Turned away from where the recording looked, there is no truth but at the start.
+    assert run(clip, "--out", tmp_path / "away", *fixed) == 0
+    with (tmp_path / "away/clip/frames.csv").open() as stream:
+        truths = [row["truth_frame"] for row in csv.DictReader(stream)]
+    assert (truths[0], truths[3:]) == ("0", ["", ""])
+
+
 def test_random_model_streams_the_recording(tmp_path: Path, fixed: tuple[object, ...]) -> None:
     clip = write_clip(tmp_path / "clip.mp4", 14)
     words = ["run", str(clip), "--out", str(tmp_path / "out"), *map(str, fixed), "--preset",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -19,6 +20,9 @@ from inspatio_ros.viewer.serve import make_server
 
 FPS, FRAMES = 20.0, 300
 DEADLINE = 30.0
+# Unknown, imagined, memory, observed; and the colours they get.
+LABELS = (0, 85, 170, 255)
+COLORS = ((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115))
 
 
 def _browser() -> Any:
@@ -41,7 +45,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three videos whose pictures count frames, and a page."""
     root = tmp_path_factory.mktemp("page")
     names = ("source", "guide", "imagined")
-    for offset, name in enumerate((*names, "provenance")):
+    with VideoWriter(root / "labels.mp4", FPS, crf=10) as writer:
+        for _ in range(FRAMES):
+            writer.write(np.repeat(np.repeat(np.array(LABELS, np.uint8), 16)[None, :, None],
+                                   48, 0).repeat(3, 2))
+    for offset, name in enumerate(names):
         with VideoWriter(root / f"{name}.mp4", FPS) as writer:
             for index in range(FRAMES):
                 picture = np.full((48, 64, 3), 40 * offset, np.uint8)
@@ -49,8 +57,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 writer.write(picture)
     write_page(root, [PageVideo(n, n.title(), f"{n}.mp4") for n in names], fps=FPS, frames=FRAMES,
                title="Test",
-               overlays=[PageOverlay("provenance", "Provenance", "provenance.mp4", "imagined",
-                                     "p")],
+               overlays=[PageOverlay("provenance", "Provenance", "labels.mp4", "imagined", "p",
+                                     "labels"),
+                         PageOverlay("error", "Error", "labels.mp4", "imagined", "e", "heat")],
                series=[PageSeries("coverage", [i / FRAMES for i in range(FRAMES)])])
     return root
 
@@ -134,7 +143,7 @@ def test_seeking_shows_the_same_frame_everywhere(page: Any) -> None:
         page.execute_script("inspatioPlayer.seek(arguments[0])", frame)
         state = _wait(page, lambda s: min(s["ready"]) >= 2)
         assert state["frame"] == frame
-        assert [int(position) for position in state["frames"]] == [frame] * 4
+        assert [int(position) for position in state["frames"]] == [frame] * 5
 
 
 def test_keys(page: Any) -> None:
@@ -151,14 +160,58 @@ def test_keys(page: Any) -> None:
     _wait(page, lambda s: s["playing"] and s["frame"] > 2)
     body.send_keys(" ")
     assert not _state(page)["playing"]
-    overlay = page.find_element(by.CSS_SELECTOR, "video.overlay")
+    overlay = page.find_element(by.CSS_SELECTOR, "video.labels")
     assert not overlay.is_displayed()
     body.send_keys("p")
     assert overlay.is_displayed()
     body.send_keys("p")
+    heat = page.find_element(by.CSS_SELECTOR, "video.heat")
+    body.send_keys("e")
+    assert heat.is_displayed()
+    body.send_keys("e")
+    assert not heat.is_displayed()
     body.send_keys("?")
-    assert page.find_element(by.ID, "keys").is_displayed()
+    listed = page.find_element(by.ID, "keys")
+    assert listed.is_displayed()
+    for line in ("Space", "one frame back", "Home, End", "faster, slower",
+                 'Provenance over the video "imagined"', 'Error over the video "imagined"'):
+        assert line in listed.text
     page.find_element(by.CSS_SELECTOR, "#keys button").click()
+
+
+def test_speed_keys(page: Any) -> None:
+    by = pytest.importorskip("selenium.webdriver.common.by").By
+    body = page.find_element(by.TAG_NAME, "body")
+    page.execute_script("inspatioPlayer.setSpeed(1)")
+    seen = []
+    for key in "++-----":
+        body.send_keys(key)
+        seen.append(_state(page)["speed"])
+    page.execute_script("inspatioPlayer.setSpeed(1)")
+    assert seen == [1.5, 2, 1.5, 1, 0.5, 0.5, 0.5]
+
+
+def test_labels_and_errors_are_shown_in_colours(page: Any) -> None:
+    by = pytest.importorskip("selenium.webdriver.common.by").By
+    overlay = page.find_element(by.CSS_SELECTOR, "video.labels")
+    page.execute_script(
+        "inspatioPlayer.seek(5); arguments[0].hidden = false; arguments[0].style.opacity = 1",
+        overlay)
+    _wait(page, lambda s: min(s["ready"]) >= 2)
+    shot = cv2.imdecode(np.frombuffer(overlay.screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
+    page.execute_script("arguments[0].hidden = true; arguments[0].style.opacity = ''", overlay)
+    middle = shot[shot.shape[0] // 2, :, ::-1].astype(int)
+    for number, color in enumerate(COLORS):
+        shown = middle[(2 * number + 1) * shot.shape[1] // 8]
+        assert np.abs(shown - color).max() < 12, (number, shown)
+    heat = page.find_element(by.CSS_SELECTOR, "video.heat")
+    page.execute_script("arguments[0].hidden = false; arguments[0].style.opacity = 1", heat)
+    shot = cv2.imdecode(np.frombuffer(heat.screenshot_as_png, np.uint8), cv2.IMREAD_COLOR)
+    page.execute_script("arguments[0].hidden = true; arguments[0].style.opacity = ''", heat)
+    brightness = [int(shot[shot.shape[0] // 2, (2 * n + 1) * shot.shape[1] // 8].sum())
+                  for n in range(4)]
+    assert brightness[0] < 60
+    assert brightness[0] < brightness[1] < brightness[2] <= brightness[3]
 
 
 def test_plots_and_clock_follow(page: Any) -> None:
@@ -175,7 +228,7 @@ def test_page_without_its_videos_says_so(browser: Any, folder: Path, tmp_path: P
     for video in lonely.glob("*.mp4"):
         video.unlink()
     browser.get(f"file://{lonely / 'index.html'}")
-    _wait(browser, lambda s: len(s["problems"]) == 4)
+    _wait(browser, lambda s: len(s["problems"]) == 5)
     assert 'Cannot play "guide.mp4"' in browser.find_element(by.ID, "problem").text
     (lonely / "player_data.js").unlink()
     browser.get(f"file://{lonely / 'index.html'}")
