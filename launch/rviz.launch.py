@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RViz on what the imagination node publishes, under any namespace."""
+"""RViz on what the imagination and hindsight nodes publish, under any namespace."""
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
@@ -11,6 +11,7 @@ from launch_ros.substitutions import FindPackageShare
 
 OUTPUTS = ("image", "camera_info", "depth", "provenance", "guide/image", "points", "camera_path",
            "frusta")
+HINDSIGHT = ("imagined", "truth", "error")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -44,6 +45,7 @@ def generate_launch_description() -> LaunchDescription:
                          ("/camera/image_rect/compressed",
                           [LaunchConfiguration("image"), "/compressed"]),
                          ("/plan", LaunchConfiguration("plan")),
-                         *((f"/imagination/{name}", f"imagination/{name}") for name in OUTPUTS)],
+                         *((f"/imagination/{name}", f"imagination/{name}") for name in OUTPUTS),
+                         *((f"/hindsight/{name}", f"hindsight/{name}") for name in HINDSIGHT)],
              ros_arguments=["--log-level", LaunchConfiguration("log_level")]),
     ])

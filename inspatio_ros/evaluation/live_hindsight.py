@@ -30,6 +30,11 @@ Array = npt.NDArray[np.float64]
 _LATER_NS = 50_000_000
 # A camera that stays at a view's pose is not waited for longer than this, ns.
 _SETTLE_NS = 500_000_000
+# A real picture so near in time to a view's source is its source, ns: the two nodes may have taken
+# up different ones of a fast camera's.
+_SAME_INSTANT_NS = 60_000_000
+# Real pictures held for views that are published after their source was seen.
+_HELD = 16
 # Below this share of covered pixels their error says nothing of the geometry.
 _LEAST_COVERAGE = 0.01
 # Where no depth is known; the distance of a scene then only scales translations.
@@ -68,7 +73,7 @@ class ImaginedView:
 
     stamp_ns: of its publication. source_stamp_ns: newest observation it was imagined from.
     time_from_start: s after that when it would be seen. scene_depth: median of its depth, m, NaN
-    when it has none. Raises ValueError when shapes disagree.
+    when it has none. Raises ValueError when shapes disagree or a label is none.
     """
 
     stamp_ns: int
@@ -86,6 +91,7 @@ class ImaginedView:
             raise ValueError(
                 f"image {_size(self.image)} and provenance {_size(self.provenance)} of a view are "
                 f"not of its camera's size {shape[1]}x{shape[0]}")
+        provenance_ratios(self.provenance)
 
     def distance(self, world_from_camera: Array) -> float:
         """Pixels by which the middle of the scene moves from this view to another pose."""
@@ -107,7 +113,10 @@ class RealView:
 class LiveScore:
     """One comparison. Stamps in ns, horizon in s, distance in pixels, PSNR in dB, errors [0, 1].
 
-    psnr_*: NaN without such a pixel. error: mean absolute colour error of all compared pixels.
+    psnr_*: NaN without such a pixel. psnr_last_frame: of the source picture in the view's place,
+    over the covered pixels (over all where hardly any are); NaN where it was not seen. moved:
+    pixels by which the middle of the scene moves from the source to the view. error: mean absolute
+    colour error of all compared pixels.
     predicted_error: what the view's own measures predict. expected_error: the same calibrated by
     all earlier scores; NaN before there are enough.
     """
@@ -123,9 +132,21 @@ class LiveScore:
     psnr_observed: float
     psnr_memory: float
     psnr_imagined: float
+    psnr_last_frame: float
+    moved: float
     error: float
     predicted_error: float
     expected_error: float
+
+    @property
+    def psnr_geometry(self) -> float:
+        """dB of the covered pixels; of all where hardly any are."""
+        return self.psnr_covered if self.coverage >= _LEAST_COVERAGE else self.psnr_all
+
+    @property
+    def gain(self) -> float:
+        """dB by which the view is better than its source picture in its place; NaN unknown."""
+        return self.psnr_geometry - self.psnr_last_frame
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +165,16 @@ class _Waiting:
     nearest: RealView | None = None
     distance: float = math.inf
     reached_ns: int = 0
+    source: RealView | None = None
+
+    def offer_source(self, real: RealView) -> None:
+        """Keep what was really seen at the source's instant, in the view's own camera."""
+        apart = abs(real.stamp_ns - self.view.source_stamp_ns)
+        if apart > _SAME_INSTANT_NS or (self.source is not None and apart >= abs(
+                self.source.stamp_ns - self.view.source_stamp_ns)):
+            return
+        image, _ = as_seen_by(real.image, real.camera, self.view.camera)
+        self.source = RealView(real.stamp_ns, image, self.view.camera, real.world_from_camera)
 
 
 class LiveHindsight:
@@ -160,6 +191,7 @@ class LiveHindsight:
         self.dropped: Counter[str] = Counter()
         self._waiting: dict[float, deque[_Waiting]] = {h: deque() for h in options.horizons}
         self._last_taken: dict[float, int] = {}
+        self._held: deque[RealView] = deque(maxlen=_HELD)
 
     @property
     def waiting(self) -> int:
@@ -186,6 +218,8 @@ class LiveHindsight:
         self._last_taken[horizon] = view.stamp_ns
         views = self._waiting[horizon]
         views.append(_Waiting(view))
+        for real in self._held:
+            views[-1].offer_source(real)
         if len(views) > self.options.per_horizon:
             views.popleft()
             self.dropped["buffer_full"] += 1
@@ -193,8 +227,10 @@ class LiveHindsight:
     def seen(self, real: RealView) -> list[Comparison]:
         """The camera's next picture; the comparisons that are complete with it, oldest first."""
         found = []
+        self._held.append(real)
         for views in self._waiting.values():
             for waiting in list(views):
+                waiting.offer_source(real)
                 if self._is_settled(waiting, real):
                     views.remove(waiting)
                     made = self._compared(waiting)
@@ -206,6 +242,7 @@ class LiveHindsight:
         for views in self._waiting.values():
             views.clear()
         self._last_taken.clear()
+        self._held.clear()
 
     def _horizon(self, time_from_start: float) -> float:
         """The nearest horizon, by ratio."""
@@ -250,17 +287,25 @@ def _score(waiting: _Waiting, real: RealView, truth: Image, compared: Mask, pred
            expected: float) -> LiveScore:
     view = waiting.view
     covered = view.provenance >= Provenance.MEMORY
+    coverage = float(covered[compared].mean())
 
     def of(pixels: Mask) -> float:
         return psnr(view.image, truth, pixels & compared)
+
+    last, moved = math.nan, math.nan
+    if waiting.source is not None:
+        pixels = covered if coverage >= _LEAST_COVERAGE else compared
+        last = psnr(waiting.source.image, truth, pixels & compared)
+        moved = view.distance(waiting.source.world_from_camera)
 
     return LiveScore(
         stamp_ns=real.stamp_ns, frame_stamp_ns=view.stamp_ns,
         source_stamp_ns=view.source_stamp_ns,
         horizon=(real.stamp_ns - view.source_stamp_ns) * 1e-9, distance=waiting.distance,
-        coverage=float(covered[compared].mean()), psnr_all=of(compared), psnr_covered=of(covered),
+        coverage=coverage, psnr_all=of(compared), psnr_covered=of(covered),
         psnr_observed=of(view.provenance == Provenance.OBSERVED),
         psnr_memory=of(view.provenance == Provenance.MEMORY), psnr_imagined=of(~covered),
+        psnr_last_frame=last, moved=moved,
         error=color_error(view.image[compared], truth[compared]),
         predicted_error=predicted, expected_error=expected)
 
@@ -297,24 +342,37 @@ OK, WARN, ERROR = "ok", "warn", "error"
 class JudgeOptions:
     """When scores are bad.
 
-    window: newest scores that are judged. minimum: scores before anything is. max_horizon: s;
-    scores farther ahead are not judged, since nobody can know what is to be seen there. warn_psnr,
-    error_psnr: dB of covered pixels, median. surprise: real over expected error, mean over mean.
+    window: newest scores that are held. minimum: scores before anything is judged. min_horizon,
+    max_horizon: s; nearer ahead nothing has moved that could be wrong, farther ahead nobody can
+    know what is to be seen. warn_gain, error_gain: dB by which views are better than their source
+    picture in their place, median over those that moved by min_moved pixels: right geometry is
+    better anywhere, wrong geometry is not. warn_psnr, error_psnr: dB of covered pixels, median;
+    how good right geometry is depends on the place. surprise: real over expected error, means.
     """
 
     window: int = 50
     minimum: int = 5
+    min_horizon: float = 0.3
     max_horizon: float = 1.5
-    warn_psnr: float = 14.0
-    error_psnr: float = 11.0
+    min_moved: float = 4.0
+    warn_gain: float = 0.5
+    error_gain: float = -0.5
+    warn_psnr: float = 12.0
+    error_psnr: float = 9.0
     surprise: float = 2.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.minimum <= self.window:
             raise ValueError(f"minimum {self.minimum} must be from 1 to window {self.window}")
+        if self.min_horizon >= self.max_horizon:
+            raise ValueError(f"min_horizon {self.min_horizon} s is not below max_horizon "
+                             f"{self.max_horizon} s")
         if self.error_psnr > self.warn_psnr:
             raise ValueError(f"error_psnr {self.error_psnr} dB is above warn_psnr "
                              f"{self.warn_psnr} dB")
+        if self.error_gain > self.warn_gain:
+            raise ValueError(f"error_gain {self.error_gain} dB is above warn_gain "
+                             f"{self.warn_gain} dB")
 
 
 @dataclass
@@ -337,13 +395,22 @@ class RecentScores:
         self._scores.clear()
         self.total = 0
 
+    def _judged(self) -> list[LiveScore]:
+        options = self.options
+        return [s for s in self._scores if options.min_horizon <= s.horizon <= options.max_horizon]
+
     @property
     def psnr_covered(self) -> float:
-        """Median dB of the covered pixels of near views; of all pixels where hardly any are.
+        """Median dB of the judged views where geometry backs them; NaN while too few are there."""
+        return self._median([s.psnr_geometry for s in self._judged()])
 
-        NaN while there are fewer than the minimum.
-        """
-        values = [_geometry_psnr(s) for s in self._scores if s.horizon <= self.options.max_horizon]
+    @property
+    def gain(self) -> float:
+        """Median dB by which judged views that moved beat their source picture; NaN: too few."""
+        return self._median([s.gain for s in self._judged()
+                             if s.moved >= self.options.min_moved and not math.isnan(s.gain)])
+
+    def _median(self, values: list[float]) -> float:
         return float(np.median(values)) if len(values) >= self.options.minimum else math.nan
 
     @property
@@ -358,20 +425,22 @@ class RecentScores:
 
     def verdict(self) -> tuple[str, str]:
         """OK, WARN or ERROR, and one sentence."""
-        options, level = self.options, self.psnr_covered
+        options, level, gain = self.options, self.psnr_covered, self.gain
         blame = ("what was seen does not lie where it was imagined: check the odometry, the "
                  "camera's calibration and mount, the depth and the stamps")
-        if level < options.error_psnr:
-            return ERROR, f"{level:.1f} dB, below {options.error_psnr:g} dB: {blame}"
-        if level < options.warn_psnr:
-            return WARN, f"{level:.1f} dB, below {options.warn_psnr:g} dB: {blame}"
+        for name, least_level, least_gain in ((ERROR, options.error_psnr, options.error_gain),
+                                              (WARN, options.warn_psnr, options.warn_gain)):
+            if level < least_level:
+                return name, f"{level:.1f} dB, below {least_level:g} dB: {blame}"
+            if gain < least_gain:
+                return name, f"{gain:+.1f} dB against repeating the source image: {blame}"
         if self.surprise > options.surprise:
             return WARN, (f"errors are {self.surprise:.1f} times what was expected after earlier "
                           "scores: has the place, the light or the robot changed?")
         if math.isnan(level):
-            near = sum(s.horizon <= options.max_horizon for s in self._scores)
-            return OK, f"{near} of {options.minimum} views of up to {options.max_horizon:g} s " \
-                       "ahead compared, too few to judge"
+            return OK, (f"{len(self._judged())} of {options.minimum} views compared that are "
+                        f"{options.min_horizon:g} to {options.max_horizon:g} s ahead, too few to "
+                        "judge")
         return OK, f"{level:.1f} dB where geometry backs the view"
 
     def by_horizon(self, horizons: Sequence[float]) -> dict[float, float]:
@@ -381,10 +450,6 @@ class RecentScores:
             nearest = min(horizons, key=lambda h: abs(math.log(max(score.horizon, 1e-3) / h)))
             found.setdefault(nearest, []).append(score.psnr_all)
         return {h: float(np.median(found[h])) for h in sorted(found)}
-
-
-def _geometry_psnr(score: LiveScore) -> float:
-    return score.psnr_covered if score.coverage >= _LEAST_COVERAGE else score.psnr_all
 
 
 def _size(picture: npt.NDArray[np.uint8]) -> str:

@@ -20,11 +20,12 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
-from inspatio_ros.msg import ImaginationStatus
+from inspatio_ros.msg import ErrorCalibration, ImaginationStatus
 from inspatio_ros.ros import diagnostics, qos, states
 from inspatio_ros.ros import imagination_reports as reports
 from inspatio_ros.ros.camera_input import CameraInput
 from inspatio_ros.ros.camera_poses import CameraPoses
+from inspatio_ros.ros.convert.calibrations import to_map
 from inspatio_ros.ros.convert.paths import trajectory_to_path_poses
 from inspatio_ros.ros.convert.stamps import to_ns
 from inspatio_ros.ros.imagination_output import ImaginationOutput
@@ -146,6 +147,8 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
     def _subscribe(self) -> None:
         self._subscriptions_made = [self.create_subscription(
             Path, "plan", self._plan, qos.PLAN_INPUT, raw=True)]
+        self._subscriptions_made.append(self.create_subscription(
+            ErrorCalibration, "hindsight/calibration", self._calibration, qos.LATCHED))
         if Trajectory is not None:
             self._subscriptions_made.append(self.create_subscription(
                 Trajectory, "trajectory", self._trajectory, qos.PLAN_INPUT))
@@ -201,6 +204,16 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         if self.live is not None:
             self.live.plans.put(PendingPlan(lambda: trajectory_to_path_poses(message)))
             self._wake()
+
+    def _calibration(self, message: ErrorCalibration) -> None:
+        try:
+            learnt = to_map(message)
+        except ValueError as error:
+            self.drops.count("calibration_refused")
+            self.problems.report("calibration", f"hindsight/calibration: {error}")
+            return
+        if self.live is not None:
+            self.live.set_calibration(learnt)
 
     def _odometry_pose(self, message: Odometry) -> None:
         if self._odometry_jump.jumped(to_ns(message.header.stamp)):

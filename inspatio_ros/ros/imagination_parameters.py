@@ -149,6 +149,9 @@ class ImaginationParameters:
         "before each block; frozen: the newest one, as if time stood still; anchor: the images of "
         "the beginning of the way, for every block. Goals of ~/imagine_path are always frozen",
         choices=("live", "frozen", "anchor"), dynamic=True)
+    calibrate: bool = param(
+        True, "Give frames the expected_error that hindsight/calibration has learnt; NaN without "
+        "a hindsight node, and until it has scores enough", dynamic=True)
     seed: int = param(0, "Of every random draw", minimum=0, maximum=2**31 - 1, dynamic=True)
     goal_timeout: float = param(120.0, "A goal of ~/imagine_path is ended after so long",
                                 unit="s", minimum=0.1, maximum=36000.0, dynamic=True)

@@ -71,6 +71,8 @@ IMAGINATION = NodeInterface(
                  "way of the base; latest wins, empty stops; stamps may be absent"),
         Endpoint("trajectory", "nav_msgs/msg/Trajectory", "reliable, volatile, 1",
                  "the same with times, where the distribution has the message"),
+        Endpoint("hindsight/calibration", "inspatio_ros/msg/ErrorCalibration", _LATCHED,
+                 "what frames' expected_error comes from, see `imagination.calibrate`"),
         Endpoint("/tf", "tf2_msgs/msg/TFMessage", "reliable, volatile, 100", ""),
         Endpoint("/tf_static", "tf2_msgs/msg/TFMessage", "reliable, transient local, 100", ""),
     ),
@@ -150,6 +152,56 @@ DEPTH = NodeInterface(
     lifecycle=True,
 )
 
+_FOLLOWS_16 = "follows the publisher, depth 16"
+_FOLLOWS_64 = "follows the publisher, depth 64"
+
+HINDSIGHT = NodeInterface(
+    "Scores imagined views by what the camera sees when it comes to their poses, and learns from "
+    "that what errors to expect.",
+    "inspatio_ros.ros.hindsight_parameters:HindsightParameters",
+    subscribes=(
+        Endpoint("imagination/frame", "inspatio_ros/msg/ImaginedFrame", _FOLLOWS_64,
+                 "the imagined frames: these five topics of one stamp make one"),
+        Endpoint("imagination/image", "sensor_msgs/msg/Image", _FOLLOWS_16, ""),
+        Endpoint("imagination/provenance", "sensor_msgs/msg/Image", _FOLLOWS_16, ""),
+        Endpoint("imagination/depth", "sensor_msgs/msg/Image", _FOLLOWS_16,
+                 "its median tells how far a pose may be off"),
+        Endpoint("imagination/camera_info", "sensor_msgs/msg/CameraInfo", _FOLLOWS_64, ""),
+        Endpoint("camera/image_rect", "sensor_msgs/msg/Image", _FOLLOWS_1,
+                 "the real camera, of any size"),
+        Endpoint("camera/image_rect/compressed", "sensor_msgs/msg/CompressedImage", _FOLLOWS_1,
+                 "instead, when `input.image_transport` is compressed"),
+        Endpoint("camera/camera_info", "sensor_msgs/msg/CameraInfo", _FOLLOWS_5,
+                 "a distorted camera is refused unless `input.rectify` or "
+                 "`input.already_rectified` is set"),
+        Endpoint("odom", "nav_msgs/msg/Odometry", "follows the publisher, depth 10",
+                 "when `transforms.source` is odometry"),
+        Endpoint("/tf", "tf2_msgs/msg/TFMessage", "reliable, volatile, 100", ""),
+        Endpoint("/tf_static", "tf2_msgs/msg/TFMessage", "reliable, transient local, 100", ""),
+    ),
+    publishes=(
+        Endpoint("~/score", "inspatio_ros/msg/HindsightScore", "reliable, volatile, 10",
+                 "each comparison, with the real image's header"),
+        Endpoint("~/calibration", "inspatio_ros/msg/ErrorCalibration", _LATCHED,
+                 "what errors to expect, with its reliability curve; every "
+                 "`calibration.period` while views are compared"),
+        Endpoint("~/imagined", "sensor_msgs/msg/Image", _IMAGE,
+                 "rgb8, the view that was compared, if subscribed"),
+        Endpoint("~/truth", "sensor_msgs/msg/Image", _IMAGE,
+                 "rgb8, what was really seen there, in the imagined camera, if subscribed"),
+        Endpoint("~/error", "sensor_msgs/msg/Image", _IMAGE,
+                 "rgb8, their difference: black none, white 100 of 255, if subscribed"),
+        Endpoint("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "reliable, volatile, 10",
+                 "1 Hz: input, score (WARN or ERROR by the thresholds, STALE when nothing is "
+                 "compared), calibration"),
+    ),
+    services=(
+        Endpoint("~/reset", "std_srvs/srv/Trigger", "",
+                 "forget waiting views, scores and the calibration"),
+    ),
+    lifecycle=True,
+)
+
 SYNTHETIC_ROBOT = NodeInterface(
     "A robot that drives through an analytic room or street, with scripted faults.",
     "inspatio_ros.ros.synthetic_robot_node:SyntheticRobotParameters",
@@ -196,5 +248,5 @@ BAG_PLAYER = NodeInterface(
 )
 
 NODES: dict[str, NodeInterface] = {
-    "imagination": IMAGINATION, "depth": DEPTH, "synthetic_robot": SYNTHETIC_ROBOT,
-    "bag_player": BAG_PLAYER}
+    "imagination": IMAGINATION, "depth": DEPTH, "hindsight": HINDSIGHT,
+    "synthetic_robot": SYNTHETIC_ROBOT, "bag_player": BAG_PLAYER}

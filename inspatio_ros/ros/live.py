@@ -11,11 +11,12 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from inspatio_ros.depth.sensor_depth import decode_depth
+from inspatio_ros.evaluation.calibration import MonotoneMap, prior_error_of
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory, EmptyPath
 from inspatio_ros.imagination.engine import ImaginationEngine
@@ -80,7 +81,7 @@ class Progress:
 class LiveImagination:
     """Observations and plans in, imagined frames out.
 
-    Other threads only use the slots, `goal`, `clear`, `set_following`, `set_prompt` and
+    Other threads only use the slots, `clear`, `set_following`, `set_calibration`, `set_prompt` and
     `progress`. on_fault(reason) is called when the node cannot go on, log(sentence) to tell the
     user.
     """
@@ -126,6 +127,7 @@ class LiveImagination:
         self._outbox: deque[tuple[Pass, ImaginedFrame]] = deque()
         self._next_due = 0.0
         self._prompt = ""
+        self._calibration: MonotoneMap | None = None
         self._out_of_memory = 0
         self.progress = Progress(following=values().imagination.following)
 
@@ -138,6 +140,10 @@ class LiveImagination:
     def set_following(self, following: bool) -> None:
         """Whether the plan topic is followed."""
         self._commands.append(lambda: self._set_following(following))
+
+    def set_calibration(self, learnt: MonotoneMap | None) -> None:
+        """How predicted errors become expected ones from now on; None: not known."""
+        self._commands.append(lambda: self._set_calibration(learnt))
 
     def set_prompt(self, prompt: str) -> None:
         """The text for requests to come."""
@@ -185,6 +191,9 @@ class LiveImagination:
         if not following and self._pass is not None and self._pass.goal is None:
             self._end_pass()
         self._plan_is_new = following
+
+    def _set_calibration(self, learnt: MonotoneMap | None) -> None:
+        self._calibration = learnt
 
     def _set_prompt(self, prompt: str) -> None:
         self._prompt = prompt
@@ -488,7 +497,7 @@ class LiveImagination:
 
     def _send(self, running: Pass, frame: ImaginedFrame) -> None:
         with self.stages.stage("publish"):
-            message = self._output.frame(frame)
+            message = self._output.frame(self._calibrated(frame))
         self._last_sent = time.monotonic()
         running.support.append(frame.support)
         if running.goal is not None:
@@ -499,6 +508,12 @@ class LiveImagination:
                 self.stages.add("image_to_frame", time.monotonic() - arrived)
         age = (self._now_ns() - frame.source_stamp_ns) * 1e-9
         self.progress = Progress(**{**self.progress.__dict__, "source_age": age})
+
+    def _calibrated(self, frame: ImaginedFrame) -> ImaginedFrame:
+        learnt = self._calibration
+        if learnt is None or not self._values().imagination.calibrate:
+            return frame
+        return replace(frame, expected_error=float(learnt(prior_error_of(frame))))
 
     def _finish_pass(self, running: Pass) -> None:
         self._output.way(running.request.trajectory, running.request.camera,

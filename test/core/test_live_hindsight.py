@@ -230,10 +230,33 @@ def test_a_view_of_another_size_than_its_camera_is_refused() -> None:
                      CAMERA, pose(0), 1.0)
 
 
+def test_the_source_picture_in_the_views_place() -> None:
+    """Whether the source was seen before the view came, or comes after it."""
+    hindsight = live()
+    for late in (False, True):
+        hindsight.clear()
+        if not late:
+            hindsight.seen(real(0.01, 0.0, 21))
+        hindsight.imagined(view(1.0))
+        if late:
+            hindsight.seen(real(0.01, 0.0, 21))
+        hindsight.seen(real(0.05, 0.0, 22))  # less near to the source's instant
+        hindsight.seen(real(1.0, 1.0, 7))
+        (comparison,) = hindsight.seen(real(1.1, 9.0))
+        score, covered = comparison.score, view(1.0).provenance >= Provenance.MEMORY
+        assert score.psnr_last_frame == pytest.approx(psnr(picture(21), picture(7), covered))
+        assert score.moved == pytest.approx(10.0)  # 30 px * 1 m / 3 m
+        assert score.gain == pytest.approx(score.psnr_covered - score.psnr_last_frame)
+    hindsight.imagined(view(1.0, stamp=START + 20 * S, source=START + 20 * S))
+    hindsight.seen(real(21.0, 1.0))
+    (comparison,) = hindsight.seen(real(21.1, 9.0))
+    assert math.isnan(comparison.score.gain)
+
+
 def score(level: float, *, horizon: float = 0.5, error: float = 0.1, expected: float = math.nan,
-          coverage: float = 0.9) -> LiveScore:
+          coverage: float = 0.9, last: float = math.nan, moved: float = 9.0) -> LiveScore:
     return LiveScore(START, START, START, horizon, 0.1, coverage, level - 2, level, level, level,
-                     level, error, 0.1, expected)
+                     level, last, moved, error, 0.1, expected)
 
 
 def judged(scores: list[LiveScore], **options: object) -> tuple[str, str]:
@@ -247,13 +270,21 @@ def test_verdicts() -> None:
     assert judged([])[0] == OK
     assert "too few" in judged([score(5.0)] * 4)[1]
     assert judged([score(20.0)] * 5) == (OK, "20.0 dB where geometry backs the view")
-    level, sentence = judged([score(12.0)] * 5)
+    level, sentence = judged([score(11.0)] * 5)
     assert (level, "odometry" in sentence) == (WARN, True)
-    assert judged([score(9.0)] * 5)[0] == ERROR
+    assert judged([score(8.0)] * 5)[0] == ERROR
+    # No better than the source picture in their place, which is too little where all moved.
+    level, sentence = judged([score(22.0, last=21.8)] * 5)
+    assert (level, sentence[:36]) == (WARN, "+0.2 dB against repeating the source")
+    assert judged([score(22.0, last=23.0)] * 5)[0] == ERROR
+    assert judged([score(22.0, last=23.0, moved=1.0)] * 5)[0] == OK
+    assert judged([score(22.0, last=math.inf, moved=9.0)] * 5)[0] == ERROR
+    assert judged([score(22.0, last=15.0)] * 5)[0] == OK
     assert judged([score(9.0)] * 2 + [score(20.0)] * 5)[0] == OK  # one bad view is no trend
+    assert judged([score(9.0, horizon=0.1)] * 9)[0] == OK  # nothing has moved yet
     assert judged([score(9.0, horizon=4.0)] * 9)[0] == OK  # too far ahead to be held against it
     # Hardly anything is covered: the whole picture counts, 2 dB less here.
-    assert judged([score(15.0, coverage=0.001)] * 5)[0] == WARN
+    assert judged([score(13.0, coverage=0.001)] * 5)[0] == WARN
     level, sentence = judged([score(20.0, error=0.3, expected=0.1)] * 5)
     assert (level, "3.0 times" in sentence) == (WARN, True)
     assert judged([score(20.0, error=0.1, expected=0.1)] * 5)[0] == OK
@@ -285,3 +316,7 @@ def test_thresholds_that_contradict_each_other_are_refused() -> None:
         JudgeOptions(warn_psnr=5.0, error_psnr=6.0)
     with pytest.raises(ValueError, match="minimum"):
         JudgeOptions(window=3, minimum=5)
+    with pytest.raises(ValueError, match="below"):
+        JudgeOptions(min_horizon=2.0)
+    with pytest.raises(ValueError, match="error_gain"):
+        JudgeOptions(error_gain=1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from inspatio_ros.ros.depth_node import DepthParameters
+from inspatio_ros.ros.hindsight_parameters import HindsightParameters
 from inspatio_ros.ros.imagination_parameters import ImaginationNodeParameters
 from inspatio_ros.ros.parameters import describe
 from support.launch_evaluation import evaluate
@@ -17,7 +18,7 @@ from test_layering import ALLOWED
 
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 GROUPS = ("transforms", "input", "memory", "guide", "model", "imagination", "output", "stereo",
-          "diagnostics")
+          "diagnostics", "match", "calibration")
 
 
 def names_of(documents: list[Path]) -> list[str]:
@@ -41,7 +42,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names_of(DOCUMENTS))
 def test_parameters_named_in_documents_are_declared(document: Path) -> None:
-    known = {info.name for root in (ImaginationNodeParameters, DepthParameters)
+    known = {info.name for root in (ImaginationNodeParameters, DepthParameters, HindsightParameters)
              for info in describe(root)}
     named = re.findall(rf"`((?:{'|'.join(GROUPS)})\.[a-z_]+)", document.read_text())
     files = {name for name in named if name.rsplit(".", 1)[1] in ("launch", "py", "yaml", "rviz")}

@@ -18,8 +18,8 @@ from support.launch_evaluation import LAUNCH_FOLDER, LaunchedNode, evaluate, fla
 from support.ros import ROOT, Graph, NodeProcess
 
 LAUNCH_FILES = sorted(path.name for path in LAUNCH_FOLDER.glob("*.launch.py"))
-NODE_LAUNCH_FILES = ["demo.launch.py", "depth.launch.py", "imagination.launch.py",
-                     "replay.launch.py"]
+NODE_LAUNCH_FILES = ["demo.launch.py", "depth.launch.py", "hindsight.launch.py",
+                     "imagination.launch.py", "replay.launch.py"]
 REQUIRED = {"replay.launch.py": {"bag": "some_recording"}}
 COMMON_ARGUMENTS = {"namespace", "use_sim_time", "params_file", "autostart", "log_level"}
 TRANSPORT_VARIABLES = {"FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE",
@@ -220,6 +220,8 @@ INPUT_VARIANTS: dict[str, dict[str, dict[str, str]]] = {
         "compressed_stereo": {"input.depth": "stereo", "input.image_transport": "compressed"},
     },
     "depth.launch.py": {"raw": {}, "compressed": {"input.image_transport": "compressed"}},
+    "hindsight.launch.py": {"raw": {}, "compressed": {"input.image_transport": "compressed",
+                                                      "transforms.source": "odometry"}},
 }
 
 
@@ -257,6 +259,7 @@ def test_every_remap_leads_to_a_topic_of_the_node(
 @pytest.mark.parametrize(("launch_file", "topics"), [
     ("imagination.launch.py", {"imagination/image", "imagination/status", "tf"}),
     ("depth.launch.py", {"depth/image_rect", "depth/camera_info"}),
+    ("hindsight.launch.py", {"hindsight/score", "imagination/frame", "tf"}),
 ])
 @pytest.mark.parametrize("namespace", ["", "robot1"])
 def test_a_launched_node_comes_up_and_ends_cleanly(

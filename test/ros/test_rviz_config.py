@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The RViz configuration and the recording QoS against what the imagination node publishes."""
+"""The RViz configurations and the recording QoS against what the nodes publish."""
 
 from __future__ import annotations
 
@@ -31,18 +31,23 @@ ROBOT_TOPICS = {"/camera/image_rect": "Image", "/camera/image_rect/compressed": 
                 "/plan": "Path"}
 OUTPUTS = {"/imagination/image", "/imagination/camera_info", "/imagination/points",
            "/imagination/camera_path", "/imagination/frusta", "/tf"}
+HINDSIGHT_OUTPUTS = {"/hindsight/score", "/hindsight/calibration", "/hindsight/imagined",
+                     "/hindsight/truth", "/hindsight/error"}
 
 
-@pytest.fixture(scope="module")
-def configuration() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "rviz" / "imagination.rviz").read_text())
-    return loaded
+@pytest.fixture(scope="module", params=["imagination", "hindsight"])
+def configuration(request: pytest.FixtureRequest) -> dict[str, Any]:
+    path = ROOT / "rviz" / f"{request.param}.rviz"
+    loaded: dict[str, Any] = yaml.safe_load(path.read_text())
+    return {**loaded, "name": request.param}
 
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, Publication]:
     (node,) = evaluate("imagination.launch.py").nodes
-    return publications(node, OUTPUTS.issubset)
+    (hindsight,) = evaluate("hindsight.launch.py").nodes
+    return {**publications(node, OUTPUTS.issubset),
+            **publications(hindsight, HINDSIGHT_OUTPUTS.issubset)}
 
 
 def displays(configuration: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,9 +66,13 @@ def displays(configuration: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
 def test_the_view_shows_what_is_promised(configuration: dict[str, Any]) -> None:
     shown = {(kind, display.get("Topic", {}).get("Value")) for kind, display
              in displays(configuration) if display["Enabled"]}
-    assert {("Image", "/camera/image_rect"), ("Image", "/imagination/image"),
-            ("Camera", "/imagination/image"), ("PointCloud2", "/imagination/points"),
-            ("Path", "/plan"), ("MarkerArray", "/imagination/frusta"), ("TF", None)} <= shown
+    promised = {
+        "imagination": {("Image", "/camera/image_rect"), ("Image", "/imagination/image"),
+                        ("Camera", "/imagination/image"), ("PointCloud2", "/imagination/points")},
+        "hindsight": {("Image", "/hindsight/imagined"), ("Image", "/hindsight/truth"),
+                      ("Image", "/hindsight/error"), ("Image", "/camera/image_rect")}}
+    assert promised[configuration["name"]] <= shown
+    assert {("Path", "/plan"), ("MarkerArray", "/imagination/frusta"), ("TF", None)} <= shown
 
 
 def test_every_class_is_known_to_rviz(configuration: dict[str, Any]) -> None:
@@ -109,7 +118,7 @@ def test_topics_are_published_with_the_type_and_qos_of_the_display(
 def test_camera_displays_find_camera_info_beside_the_image(
         configuration: dict[str, Any], published: dict[str, Publication]) -> None:
     cameras = [display for kind, display in displays(configuration) if kind == "Camera"]
-    assert cameras
+    assert cameras or configuration["name"] == "hindsight"
     for display in cameras:
         beside = display["Topic"]["Value"].rsplit("/", 1)[0] + "/camera_info"
         assert published[beside].message_type == "sensor_msgs/msg/CameraInfo"
@@ -126,12 +135,13 @@ def test_rviz_launch_remaps_every_topic_that_is_shown(configuration: dict[str, A
     assert node.remappings["/camera/image_rect"] == "/front/image"
     for kind, display in displays(configuration):
         if kind not in DISPLAYS_WITHOUT_TOPIC:
-            assert not node.remappings[display["Topic"]["Value"]].startswith("/imagination")
+            assert not node.remappings[display["Topic"]["Value"]].startswith(
+                ("/imagination", "/hindsight"))
 
 
 def test_recording_qos_fits_the_publishers(published: dict[str, Publication]) -> None:
     overrides = yaml.safe_load((ROOT / "config" / "record_qos.yaml").read_text())
-    ours = {topic for topic in published if topic.startswith("/imagination/")}
+    ours = {topic for topic in published if topic.startswith(("/imagination/", "/hindsight/"))}
     recordable = {topic for topic in ours if "/_action/" not in topic
                   and not topic.endswith("/transition_event")}
     assert recordable <= set(overrides), "topics without an entry in config/record_qos.yaml"
@@ -141,6 +151,6 @@ def test_recording_qos_fits_the_publishers(published: dict[str, Publication]) ->
             problem = reader_problem(published[topic], override["reliability"],
                                      override["durability"])
             assert problem is None, f"{topic}: {problem}"
-        elif topic.startswith("/imagination/"):
+        elif topic.startswith(("/imagination/", "/hindsight/")):
             pytest.fail(f"{topic} is recorded but not published")
     assert overrides["/tf_static"]["durability"] == "transient_local"
