@@ -31,7 +31,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "model": frozenset(),
     "imagination": frozenset({"geometry", "sensing", "memory", "model", "runtime"}),
     "files": frozenset({"geometry", "sensing", "depth", "messages", "imagination.request"}),
-    "training": frozenset({"geometry", "memory", "model", "imagination", "files", "worlds"}),
+    "training": frozenset({
+        "geometry", "sensing", "memory", "model", "imagination", "files", "worlds",
+    }),
     "evaluation": frozenset({
         "geometry", "sensing", "depth", "messages", "memory", "imagination", "files", "worlds",
     }),

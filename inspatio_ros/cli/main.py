@@ -24,10 +24,12 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "data": Command("data", "clips for training: pack, show, encode"),
     "demo": Command("demo", "play the sample recording through the imagination node"),
     "evaluate": Command("evaluate", "score imagined views of recordings in hindsight"),
     "replay": Command("replay", "a replay experiment: imagine, compare, report as JSON and HTML"),
     "run": Command("run", "videos, pictures or recordings, imagined from another way"),
+    "train": Command("train", "train models, stage by stage"),
     "view": Command("view", "serve a result folder on this machine and say where"),
     "weights": Command("weights", "look at a folder of published weights"),
 }

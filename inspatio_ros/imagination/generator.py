@@ -18,6 +18,7 @@ from torch import Tensor
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
 from inspatio_ros.imagination.denoiser import BlockDenoiser
+from inspatio_ros.imagination.filler import GeometricFiller, GeometricSession
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.model.codec import (
@@ -58,6 +59,9 @@ class GeneratorBackend:
                                         config.temporal_stride, config.first_frames):
             raise ModelError(
                 f"{name}: the codec {codec.name} does not make the latents that the model reads")
+        if config.fill_render and codec.encoder_lookahead:
+            raise ModelError(f"{name}: the codec {codec.name} looks ahead, where no render can be "
+                             "filled yet; fill_render needs one that does not")
         self.name = name
         self.denoiser = denoiser
         self.codec = codec
@@ -138,9 +142,11 @@ class GeneratorBackend:
 class _Lane:
     """What one request of a session remembers from block to block."""
 
-    def __init__(self, request: ImaginationRequest, codec: VideoCodec,
-                 device: torch.device) -> None:
+    def __init__(self, request: ImaginationRequest, codec: VideoCodec, device: torch.device,
+                 fill_render: bool) -> None:
         self.encoder: EncoderState = codec.encoder_state()
+        self.filler: GeometricSession | None = (
+            GeometricFiller().begin(request) if fill_render else None)
         self.decoder: DecoderState = codec.decoder_state()
         self.generator = torch.Generator(device).manual_seed(request.seed)
 
@@ -166,7 +172,9 @@ class GeneratorSession:
         self._stream = make_stream(device) if device.type == "cuda" else None
         self._pending: list[Tensor] = []
         self._done: torch.cuda.Event | None = None
-        self._lanes = [_Lane(request, backend.codec, device) for request in requests]
+        self._lanes = [
+            _Lane(request, backend.codec, device, backend.config.fill_render)
+            for request in requests]
         self._blocks = 0
         self._history: Tensor | None = None
         self._source: tuple[tuple[Observation, ...], Tensor] | None = None
@@ -226,7 +234,8 @@ class GeneratorSession:
         if self._done is not None:
             self._done.synchronize()
         size = self._request.camera.size
-        pictures = [[_resized(image, size) for image in lane.numpy()] for lane in self._pending]
+        pictures = [[resized_picture(image, size) for image in lane.numpy()]
+                    for lane in self._pending]
         self._pending = []
         self.stage_times["wait"] = time.perf_counter() - start
         return pictures
@@ -297,7 +306,7 @@ class GeneratorSession:
         if not newest_first:
             width, height = self._size
             return [np.zeros((height, width, 3), np.uint8)] * count
-        resized = [_resized(o.image, self._size) for o in newest_first[:count]]
+        resized = [resized_picture(o.image, self._size) for o in newest_first[:count]]
         return [resized[-1]] * (count - len(resized)) + resized[::-1]
 
     def _condition(
@@ -305,8 +314,12 @@ class GeneratorSession:
     ) -> tuple[Tensor, Tensor]:
         """Render [1, F, C, h, w] and mask [1, F, stride, h, w] latents of a block's guides."""
         config, codec = self._backend.config, self._backend.codec
-        images, known = zip(*(_resized_guide(guide, self._size) for guide in guides), strict=True)
+        images, known = zip(*(resized_guide(guide, self._size) for guide in guides), strict=True)
         render, mask = guide_tensors(images, known, self._device)
+        if lane.filler is not None:
+            lane.filler.start_fill([guides], ())
+            filled = lane.filler.finish_fill()[0]
+            render = self._upload([resized_picture(picture, self._size) for picture in filled])
         # A codec that looks ahead has already read the first frames of this block.
         ahead = self._backend.lookahead if self._blocks else 0
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
@@ -330,7 +343,7 @@ def _same(a: Sequence[Observation], b: Sequence[Observation]) -> bool:
     return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
 
 
-def _resized(image: Image, size: tuple[int, int]) -> Image:
+def resized_picture(image: Image, size: tuple[int, int]) -> Image:
     """`image` at size (width, height): means when it shrinks, bilinear when it grows."""
     if (image.shape[1], image.shape[0]) == size:
         return image
@@ -339,7 +352,7 @@ def _resized(image: Image, size: tuple[int, int]) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=method), dtype=np.uint8)
 
 
-def _resized_guide(guide: Guide, size: tuple[int, int]) -> tuple[Image, Known]:
+def resized_guide(guide: Guide, size: tuple[int, int]) -> tuple[Image, Known]:
     """Colours and known pixels of a guide at size (width, height).
 
     Means over known pixels only, so that holes do not darken their borders; a pixel is known when

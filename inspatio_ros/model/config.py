@@ -29,6 +29,8 @@ class ModelConfig:
 
     conditioned: whether the patch embedding takes the mask and the render besides the noisy
     latents. A model that does not (the plain text-to-video base) only has the first channels.
+    fill_render: whether the holes of the render are filled classically before it is encoded, a
+    first guess that the model mends; otherwise they are black, as in the public models.
     first_frames: pixel frames of the first latent frame (1 for the Wan VAE and its tiny twin).
     denoising_steps: listed steps, which the shift of the schedule moves (schedule.py).
     codec: name of the codec the latents belong to.
@@ -50,6 +52,7 @@ class ModelConfig:
     patch_size: tuple[int, int, int] = (1, 2, 2)
     rope_theta: float = 10000.0
     conditioned: bool = True
+    fill_render: bool = False
     # blocks
     frames_per_block: int = 3
     context_groups: int = 2

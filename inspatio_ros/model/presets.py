@@ -29,6 +29,7 @@ TINY = ModelConfig(
     width=224,
     first_frames=4,
     codec="small_codec",
+    fill_render=True,
 )
 
 PRESETS = {

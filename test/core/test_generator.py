@@ -20,6 +20,7 @@ from inspatio_ros.imagination.generator import GeneratorBackend, steps_of
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
+from inspatio_ros.model.codec import frames_from_uint8
 from inspatio_ros.model.config import ModelConfig, ModelError
 from inspatio_ros.model.presets import TINY
 from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
@@ -214,7 +215,7 @@ def test_codec_of_another_model_is_refused(backend: GeneratorBackend) -> None:
 
 def test_a_codec_that_looks_ahead_streams_like_batch() -> None:
     """TAEHV reads three frames further; the guides beyond a block are drawn once."""
-    config = replace(SMALL, first_frames=1, codec="tiny_vae")
+    config = replace(SMALL, first_frames=1, codec="tiny_vae", fill_render=False)
     with torch.random.fork_rng():
         torch.manual_seed(4)
         model = CausalTransformer(config).prepare_for_inference()
@@ -222,11 +223,37 @@ def test_a_codec_that_looks_ahead_streams_like_batch() -> None:
     ahead = GeneratorBackend("ahead", BlockDenoiser(model, [1000]), codec, CountingText(config),
                              fixed_size=True)
     assert (ahead.first_block_frames, ahead.block_frames, ahead.lookahead) == (9, 12, 3)
+    with pytest.raises(ModelError, match="fill_render needs one that does not"):
+        GeneratorBackend("ahead", BlockDenoiser(CausalTransformer(
+            replace(config, fill_render=True)).prepare_for_inference(), [1000]), codec,
+            CountingText(config), fixed_size=True)
     frames = _frames(ahead, _request(25, mode="model"))
     assert len(frames) == 25
     # Block by block equals longer: only the tail, padded with another frame, may differ.
     longer = _frames(ahead, _request(40, mode="model"))
     _same(frames[:9], longer[:9])
+
+
+def test_a_filled_render_hides_no_hole_from_the_mask(backend: GeneratorBackend) -> None:
+    """With fill_render the model sees a first guess in the holes, and still that they are holes."""
+    request = _request(12)
+    session = backend.begin(request)
+    image = np.full((CAMERA.height, CAMERA.width, 3), 90, np.uint8)
+    labels = np.full(image.shape[:2], Provenance.OBSERVED, np.uint8)
+    labels[:, CAMERA.width // 2:] = Provenance.UNKNOWN
+    image[labels == Provenance.UNKNOWN] = 0
+    depth = np.full(labels.shape, 2.0, np.float32)
+    guides = [Guide(image, depth, labels)] * 12
+    lane = session._lanes[0]
+    render, mask = session._condition(lane, guides, 12)
+    assert backend.config.fill_render
+    filled = backend.codec.encode(frames_from_uint8([np.full_like(image, 90)] * 12, "cpu"))
+    # A flat wall goes on flat: the render is as if nothing was missing, the mask says half is.
+    grid = filled.shape[-1] // 2
+    assert torch.allclose(render[..., :grid - 2], filled[..., :grid - 2], atol=1e-3)
+    assert torch.allclose(render[..., grid + 2:-1], filled[..., grid + 2:-1], atol=0.05)
+    assert float(mask[..., 0].min()) == 1.0
+    assert float(mask[..., -1].max()) == -1.0
 
 
 def test_working_size_keeps_aspect_and_cost(backend: GeneratorBackend) -> None:
