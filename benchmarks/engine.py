@@ -153,7 +153,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     executor = SingleThreadedExecutor()
     executor.add_node(reader)
     frames: list[tuple[float, int, int]] = []  # arrival, publication stamp, source stamp
-    states: list[int] = []
+    states: list[tuple[float, int]] = []
     ticks: list[float] = []
     sent = [0]
     deep = QoSProfile(depth=100)
@@ -162,7 +162,7 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
         frames.append((time.monotonic(), _ns(message.header.stamp), _ns(message.source_stamp)))
 
     def on_status(message: ImaginationStatus) -> None:
-        states.append(int(message.state))
+        states.append((time.monotonic(), int(message.state)))
 
     def tick() -> None:
         sent[0] += 1
@@ -209,9 +209,12 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
     rclpy.try_shutdown()
     seconds = ended - began
     # Where the recording gives the node nothing to imagine (before the first plan, behind the
-    # last), the pause is no measure of its speed.
-    gaps = np.diff([arrival for arrival, _, _ in frames])
-    busy = gaps[gaps <= IDLE_GAP_S]
+    # last), the pause is no measure of its speed. It is long, and the node says so.
+    arrivals = np.array([arrival for arrival, _, _ in frames])
+    gaps = np.diff(arrivals)
+    resting = [at for at, state in states if state != ImaginationStatus.IMAGINING]
+    rested = np.histogram(resting, arrivals)[0] > 0
+    busy = gaps[~((gaps > IDLE_GAP_S) & rested)]
     first: dict[int, float] = {}
     ages = []
     for _, published, source in frames:
@@ -221,14 +224,14 @@ def probe(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": round(seconds, 1), "frames": len(frames),
         "frames_per_second": round(len(busy) / float(busy.sum()), 2),
         "ms_between_frames": percentiles(busy.tolist()),
-        "idle_s": round(float(gaps[gaps > IDLE_GAP_S].sum()), 2),
+        "idle_s": round(float(gaps.sum() - busy.sum()), 2),
         "first_frame_age_ms": percentiles(list(first.values())),
         "all_frames_age_ms": percentiles(ages),
         "unrelated_topic": {
             "sent": sent[0], "asked_hz": PROBE_RATE_HZ,
             "expected": round(seconds * PROBE_RATE_HZ),
             "received_of_expected": round(len(ticks) / (seconds * PROBE_RATE_HZ), 3)},
-        "states_seen": sorted(set(states)),
+        "states_seen": sorted({state for _, state in states}),
     }
 
 
