@@ -36,6 +36,12 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="clips in a global batch")
     parser.add_argument("--start", type=Path, metavar="PATH",
                         help="weights to begin with: a file, or a folder such as RUN/model")
+    parser.add_argument("--teacher-v2v", type=Path, metavar="PATH",
+                        help="the teacher of video to video (jdmd)")
+    parser.add_argument("--teacher-t2v", type=Path, metavar="PATH",
+                        help="the teacher of text to video (jdmd); may be the same")
+    parser.add_argument("--codec", type=Path, metavar="PATH",
+                        help="the codec that the latents were made with (article)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     add_options(parser)
 
@@ -82,14 +88,18 @@ def run(args: argparse.Namespace) -> int:
 def run_stage(args: argparse.Namespace) -> int:
     """Trains one stage to its last step and says where the result is."""
     from inspatio_ros.training.distributed import process
-    from inspatio_ros.training.latents import open_latents
+    from inspatio_ros.training.latents import load_codec, open_latents
     from inspatio_ros.training.stages import make_stage
     from inspatio_ros.training.trainer import Trainer
 
     options, config = options_of(args), preset(args.preset)
     with process(args.device) as here:
         source = open_latents(args.data, config, args.batch_size, options.seed)
-        objective = make_stage(config, options, here, start=args.start)
+        given = {"v2v": args.teacher_v2v, "t2v": args.teacher_t2v}
+        objective = make_stage(
+            config, options, here, start=args.start,
+            teachers={task: path for task, path in given.items() if path is not None},
+            codec=None if args.codec is None else load_codec(args.codec))
         trainer = Trainer(args.run, objective, source, options, here)
         trainer.train()
         if here.first:

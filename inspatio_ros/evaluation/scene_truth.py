@@ -95,19 +95,29 @@ def scene_truth(name: str, world: World, camera: PinholeCamera, world_from_camer
         tuple(objects.values()))
 
 
+def movers_in_view(world: World, camera: PinholeCamera, world_from_camera: Array,
+                   times: npt.NDArray[np.float64]) -> int:
+    """How often the box of a moving thing lies whole in the picture, over poses [T, 4, 4] at
+    times [T] s; what hides it is not looked at."""
+    count = 0
+    for thing in world.objects:
+        if thing.moves:
+            corners = np.concatenate(list(_corners(thing)))
+            for pose, time in zip(world_from_camera, times, strict=True):
+                box = _box_of(thing, corners, camera, pose, float(time))
+                count += box is not None and _fits(box, camera.width, camera.height)
+    return count
+
+
 def _object_truth(index: int, thing: WorldObject, views: Sequence[View]) -> ObjectTruth:
     corners = np.concatenate(list(_corners(thing)))
     middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
     boxes, centers = np.full((len(views), 4), np.nan), np.empty((len(views), 3))
     for frame, view in enumerate(views):
-        world_from_object = thing.motion.world_from_object(view.time)
-        centers[frame] = rigid.transform_points(world_from_object, middle)
-        camera_from_object = rigid.invert(view.world_from_camera) @ world_from_object
-        pixels, _ = view.camera.project(rigid.transform_points(camera_from_object, corners))
-        if np.isfinite(pixels).all():
-            box = np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])
-            if _is_plain(box, view.ids == index):
-                boxes[frame] = box
+        centers[frame] = rigid.transform_points(thing.motion.world_from_object(view.time), middle)
+        box = _box_of(thing, corners, view.camera, view.world_from_camera, view.time)
+        if box is not None and _is_plain(box, view.ids == index):
+            boxes[frame] = box
     way = float(np.linalg.norm(centers - centers[0], axis=1).max())
     return ObjectTruth(thing.name, way > _MOVES_FROM_M, boxes, centers)
 
@@ -118,17 +128,27 @@ def _corners(thing: WorldObject) -> Iterator[Array]:
         yield rigid.transform_points(part.object_from_part, signs * np.asarray(part.size))
 
 
+def _box_of(thing: WorldObject, corners: Array, camera: PinholeCamera, world_from_camera: Array,
+            time: float) -> Array | None:
+    """The box [4] round a thing's corners in a picture; None when one is behind the camera."""
+    camera_from_object = rigid.invert(world_from_camera) @ thing.motion.world_from_object(time)
+    pixels, _ = camera.project(rigid.transform_points(camera_from_object, corners))
+    if not np.isfinite(pixels).all():
+        return None
+    return np.concatenate([pixels.min(axis=0), pixels.max(axis=0)])
+
+
+def _fits(box: Array, width: int, height: int) -> bool:
+    """Whether a box lies within the picture and is neither too small nor too large."""
+    picture, sides = np.array([width, height]), box[2:] - box[:2]
+    return bool((sides >= _LEAST_SIDE_PX).all() and (sides <= _LARGEST_SHARE * picture).all()
+                and (box[:2] >= -0.5).all() and (box[2:] <= picture - 0.5).all())
+
+
 def _is_plain(box: Array, seen: npt.NDArray[np.bool_]) -> bool:
     """Whether an object with this box, seen at these pixels [H, W], can be judged."""
-    height, width = seen.shape
-    sides = box[2:] - box[:2]
-    picture = np.array([width, height])
-    if (sides < _LEAST_SIDE_PX).any() or (sides > _LARGEST_SHARE * picture).any():
-        return False
-    if (box[:2] < -0.5).any() or (box[2:] > picture - 0.5).any():
-        return False
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    if rows.size == 0:
+    if rows.size == 0 or not _fits(box, seen.shape[1], seen.shape[0]):
         return False
     extent = np.array([columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1])
-    return bool(extent.prod() >= _LEAST_SEEN * sides.prod())
+    return bool(extent.prod() >= _LEAST_SEEN * (box[2:] - box[:2]).prod())

@@ -3,17 +3,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from fractions import Fraction
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inspatio_ros.cli.main import main
+from inspatio_ros.evaluation import two_sided
 from inspatio_ros.model.config import ModelError
+from inspatio_ros.model.presets import preset
+from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
+from inspatio_ros.model.transformer import CausalTransformer
+from inspatio_ros.model.weights import load_small_model, save_small_model
 from inspatio_ros.training.batches import LatentBatch
+from inspatio_ros.training.clips import ClipInfo
+from inspatio_ros.training.finetune import check_ratios
+from inspatio_ros.training.latents import LATENT_FORMAT
 from inspatio_ros.training.replay import ReplaySource
+from inspatio_ros.training.saving import save_tensors
+from inspatio_ros.training.trainer import Trainer
 
 
 class Numbered:
@@ -130,3 +145,117 @@ def test_batches_of_unequal_size_are_refused() -> None:
     source.batch(0)
     with pytest.raises(ModelError, match="'other' has 3 clips, one of 'main' 4"):
         source.batch(1)
+
+
+# --- fine-tuning and the study, on a toy model ---------------------------------------------------
+
+
+SMALL = replace(preset("tiny"), name="toy", dim=32, ffn_dim=64, num_layers=1, freq_dim=16,
+                height=64, width=96, denoising_steps=(1000,))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A file of latents of two domains, and the folder of a small model."""
+    folder = tmp_path_factory.mktemp("toy")
+    torch.manual_seed(0)
+    save_small_model(folder / "model", CausalTransformer(SMALL), SmallCodec(SmallCodecConfig(
+        frame_width=8, group_width=8, decoder_frame_blocks=1, decoder_group_blocks=1)))
+    tensors, infos = {}, []
+    for number in range(8):
+        grid = (1, 3, 16, *SMALL.latent_grid)
+        parts = {name: torch.randn(grid) for name in ("target", "source", "render")}
+        parts["mask"] = torch.ones(1, 3, 4, *SMALL.latent_grid)
+        info = ClipInfo("v2v", ("street", "room")[number % 2], f"clip {number}", "Apache-2.0",
+                        held_out=number >= 6)
+        tensors |= {f"{number:06d}.{name}": part for name, part in parts.items()}
+        infos.append(asdict(info))
+    save_tensors(folder / "latents.safetensors", tensors,
+                 {"format": LATENT_FORMAT, "clips": json.dumps(infos)})
+    return folder / "latents.safetensors", folder / "model"
+
+
+def command(toy: tuple[Path, Path], *words: object) -> list[str]:
+    data, model = toy
+    common = ("--data", data, "--start", model, "--domain", "street", "--replay", "room",
+              "--batch-size", 2, "--clips", 1, "--frames", 6, "--seen", 2, "--size", "96x64",
+              "--steps", 4, "--warm-up", 0, "--validate-every", 0, "--precision", "float32")
+    return ["train", *map(str, (*words, *common))]
+
+
+def test_finetune_mixes_judges_and_refuses_another_mix(
+        toy: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    words = command(toy, "finetune", "--run", run, "--judge", "room")
+    assert main([*words, "--ratio", "0.5"]) == 0
+    judged = json.loads((run / "judged.json").read_text())["0.5"]["domains"]["room"]
+    assert judged["dynamics"]["clips"] == 1
+    assert judged["appearance"]["psnr"] > 0
+    assert judged["appearance"]["fid"] is None
+    assert "--inception" in judged["missing"]["fid"]
+    assert json.loads((run / "mix.json").read_text())["ratio"] == 0.5
+    model, codec = load_small_model(run / "model")
+    before = load_small_model(toy[1])[0]
+    assert any(not torch.equal(a, b) for a, b in zip(model.parameters(), before.parameters(),
+                                                     strict=True))
+    assert codec.latent_channels == 16
+    assert main([*words, "--ratio", "0.25"]) == 1
+    assert "a run of another mix" in capsys.readouterr().err
+
+
+def test_finetune_names_what_is_missing(
+        toy: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = command(toy, "finetune", "--run", tmp_path / "run")
+    assert main([*words, "--domain", "moon"]) == 1
+    assert "no domain 'moon'; there are room, street" in capsys.readouterr().err
+    assert main([*words, "--run", str(tmp_path / "other"), "--start", str(tmp_path)]) == 1
+    assert "takes the folder of a whole small model" in capsys.readouterr().err
+
+
+def test_the_study_trains_judges_and_reports_every_ratio(
+        toy: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    words = command(toy, "replay-study", "--out", tmp_path, "--judge", "street")
+    assert main([*words, "--ratios", "0.5", "0"]) == 0
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert list(content["results"]) == ["before", "0", "0.5"]
+    sides = [result["domains"]["street"] for result in content["results"].values()]
+    for side in sides:
+        assert side["floor"] == sides[0]["floor"]
+        assert side["dynamics"]["moving"]["objects"] >= 1
+    assert len({side["appearance"]["psnr"] for side in sides}) == 3  # three different models
+    assert content["correlations"]["street"]["psnr"]["runs"]["pairs"] == 3
+    same = [(tmp_path / f"ratio_{ratio}" / "options.json").read_text() for ratio in ("0", "0.5")]
+    assert same[0] == same[1]  # steps, optimiser and seed
+    report = (tmp_path / "report.md").read_text()
+    assert "| street | true frames |" in report
+    assert "no FID" in report
+    assert report in capsys.readouterr().out
+    picture = ElementTree.parse(tmp_path / "pareto.svg").getroot()
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"street", "before", "0", "0.5"} <= set(texts)
+    # Called again, nothing is trained or judged anew and the figures stay.
+    monkeypatch.setattr(Trainer, "_update", None)
+    monkeypatch.setattr(two_sided, "judge", None)
+    assert main([*words, "--ratios", "0.5", "0"]) == 0
+    assert json.loads((tmp_path / "results.json").read_text()) == content
+
+
+def test_what_cannot_be_judged_is_said_before_training(
+        toy: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = command(toy, "finetune", "--run", tmp_path / "run")
+    assert main([*words, "--judge", ""]) == 1
+    assert "nothing to judge" in capsys.readouterr().err
+    assert main([*words, "--size", "big"]) == 1
+    assert "is not WxH" in capsys.readouterr().err
+    assert main([*words, "--judge", "moon"]) == 1
+    assert "'moon' is no world; there are street, room" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_ratios_of_a_study_are_checked() -> None:
+    assert check_ratios([0.5, 0.0]) == (0.0, 0.5)
+    with pytest.raises(ValueError, match="twice"):
+        check_ratios([0.1, 0.1])
+    with pytest.raises(ValueError, match=r"in \[0, 1\)"):
+        check_ratios([1.0])
