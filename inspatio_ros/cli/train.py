@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 def run_stage(args: argparse.Namespace) -> int:
     """Trains one stage to its last step and says where the result is."""
+    from inspatio_ros.training.batches import Task
     from inspatio_ros.training.distributed import process
     from inspatio_ros.training.latents import load_codec, open_latents
     from inspatio_ros.training.stages import make_stage
@@ -95,10 +96,13 @@ def run_stage(args: argparse.Namespace) -> int:
     options, config = options_of(args), preset(args.preset)
     with process(args.device) as here:
         source = open_latents(args.data, config, args.batch_size, options.seed)
-        given = {"v2v": args.teacher_v2v, "t2v": args.teacher_t2v}
+        teachers: dict[Task, Path] = {}
+        if args.teacher_v2v is not None:
+            teachers["v2v"] = args.teacher_v2v
+        if args.teacher_t2v is not None:
+            teachers["t2v"] = args.teacher_t2v
         objective = make_stage(
-            config, options, here, start=args.start,
-            teachers={task: path for task, path in given.items() if path is not None},
+            config, options, here, start=args.start, teachers=teachers,
             codec=None if args.codec is None else load_codec(args.codec))
         trainer = Trainer(args.run, objective, source, options, here)
         trainer.train()

@@ -60,6 +60,10 @@ class Objective(ABC):
     ) -> Figures:
         """Add `scale` times the gradients of network `name`; figures carry a `loss`."""
 
+    def suits(self, step: int, batch: LatentBatch) -> bool:
+        """Whether this step can work on that batch; else the source's next one is taken."""
+        return True
+
     @abstractmethod
     def validate(self, batch: LatentBatch, draw: Draw) -> Figures:
         """Figures of `model` on a batch that it was not trained on, without gradients."""
@@ -250,12 +254,18 @@ class CausalFlow(Objective):
         self, name: str, step: int, batch: LatentBatch, draw: Draw, scale: float
     ) -> Figures:
         """One pass over all blocks of the batch, in parts of `block_batch`."""
-        predicted = (self.options.history and batch.blocks > 1
-                     and draw.decide(self.options.predicted_history))
-        history = self.predict(batch, draw.apart("history")) if predicted else None
+        history = self.histories(batch, draw)
         groups = self.samples(batch, draw, history)
         figures = {"loss": self.match(groups, self.error, scale, self.options.block_batch)}
-        return figures | {f"loss_{'predicted' if predicted else 'clean'}_history": figures["loss"]}
+        kind = "clean" if history is None else "predicted"
+        return figures | {f"loss_{kind}_history": figures["loss"]}
+
+    def histories(self, batch: LatentBatch, draw: Draw) -> Tensor | None:
+        """Histories of the model's own making, for their share of the steps; None: clean ones."""
+        own = self.options.history and batch.blocks > 1
+        if own and draw.decide(self.options.predicted_history):
+            return self.predict(batch, draw.apart("history"))
+        return None
 
     @torch.no_grad()
     def validate(self, batch: LatentBatch, draw: Draw) -> Figures:
@@ -321,6 +331,17 @@ class CausalFlow(Objective):
 
     def error(self, part: Samples) -> Tensor:
         """The error of the flow (or of the clean latents) of samples, in float32."""
+        return self.off(part, self.flow(part)[0])
+
+    def off(self, part: Samples, flow: Tensor) -> Tensor:
+        """The same of a flow that is known already."""
+        error = flow - (part.noise - part.target)
+        if self.options.loss == "flow":
+            return error
+        return part.sigma.to(error.device).reshape(-1, 1, 1, 1, 1) * error
+
+    def flow(self, part: Samples) -> tuple[Tensor, Tensor]:
+        """The flow of samples and what it was predicted from, `[S, F, C, h, w]` float32."""
         network, device = self.model, part.target.device
         rope, text = self._grids.of(network, part.target), project(network, part.text)
         store = remember(network, part.source, part.history, rope, text, part.size)
@@ -329,8 +350,7 @@ class CausalFlow(Objective):
         flow = network.predict_flow(
             noisy, condition(part.mask, part.render), rope.block,
             network.modulation(part.sigma * self.config.train_timesteps), text, store)
-        error = flow.float() - (part.noise - part.target)
-        return sigma * error if self.options.loss == "clean" else error
+        return flow.float(), noisy
 
     def imagine(self, part: Samples, steps: int) -> Tensor:
         """Clean latents `[S, F, C, h, w]` after the first `steps` denoising steps."""

@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from inspatio_ros.model.codec import VideoCodec
 from inspatio_ros.model.config import ModelConfig
 from inspatio_ros.model.transformer import CausalTransformer
-from inspatio_ros.model.weights import TRANSFORMER_FILE, read_tensors, without_prefixes
+from inspatio_ros.model.weights import (
+    TRANSFORMER_FILE,
+    read_tensors,
+    without_prefixes,
+)
+from inspatio_ros.training.batches import Task
+from inspatio_ros.training.control import ArticleFlow
+from inspatio_ros.training.distillation import FAKES, JointDistillation
 from inspatio_ros.training.distributed import Process
 from inspatio_ros.training.objectives import CausalFlow, Objective
 from inspatio_ros.training.options import TrainingError, TrainingOptions
@@ -23,13 +32,16 @@ def make_stage(
     process: Process,
     *,
     start: Path | None = None,
+    teachers: Mapping[Task, Path] | None = None,
+    codec: VideoCodec | None = None,
 ) -> Objective:
     """The objective of `options.stage`, its networks on the CPU.
 
     start: weights that the model begins with, a file or a folder with `transformer.safetensors`;
-    None is random ones that follow from the seed. Raises TrainingError for weights that do not
-    fit.
+    None is random ones that follow from the seed. teachers: weights by task, for `jdmd`. codec:
+    the latents' own, for `article`. Raises TrainingError for what is missing or does not fit.
     """
+    _check_given(options, start, teachers, codec)
     if options.stage == "teacher":
         teacher = BidirectionalTransformer(config)
         begin(teacher, start, options.seed)
@@ -38,7 +50,36 @@ def make_stage(
     begin(model, start, options.seed)
     if options.stage == "causal":
         return CausalFlow(model, options, process)
-    raise TrainingError(f"no stage {options.stage}")
+    if options.stage == "article":
+        assert codec is not None
+        return ArticleFlow(model, codec, options, process)
+    assert teachers
+    return JointDistillation(
+        model, _scores(config, teachers), _scores(config, teachers), options, process)
+
+
+def _check_given(
+    options: TrainingOptions, start: Path | None, teachers: Mapping[Task, Path] | None,
+    codec: VideoCodec | None,
+) -> None:
+    if options.stage == "article" and codec is None:
+        raise TrainingError("stage article looks at pictures: give it the codec")
+    if options.stage != "jdmd":
+        return
+    if set(teachers or ()) != set(FAKES):
+        raise TrainingError("stage jdmd needs two teachers, for v2v and for t2v")
+    if start is None:
+        raise TrainingError("stage jdmd begins with a trained student: give its weights")
+
+
+def _scores(
+    config: ModelConfig, teachers: Mapping[Task, Path]
+) -> dict[Task, BidirectionalTransformer]:
+    networks: dict[Task, BidirectionalTransformer] = {}
+    for task in FAKES:
+        networks[task] = BidirectionalTransformer(config)
+        begin(networks[task], teachers[task], 0)
+    return networks
 
 
 def begin(network: CausalTransformer, start: Path | None, seed: int) -> None:

@@ -33,6 +33,7 @@ from inspatio_ros.training.run_folder import Checkpoint, RunFolder, Tensors
 logger = logging.getLogger(__name__)
 
 ALONE = Process()
+SEARCHED = 64  # batches that are looked through for one that suits
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -146,7 +147,7 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
             for part in range(self.options.accumulate):
                 number = step * self.options.accumulate + part
-                batch = self._batch(number)
+                batch = self._batch(step, number)
                 clips += batch.size * self.process.world_size
                 draw = self._draw(batch, number, name)
                 found = self.objective.back_propagate(
@@ -169,10 +170,16 @@ class Trainer:
                 self.average.update(step >= self.options.average_start)
         return figures, clips
 
-    def _batch(self, number: int) -> LatentBatch:
-        batch = self.source.batch(number, self.process.rank, self.process.world_size)
-        batch.check(self.config)
-        return batch.to(self.process.device, torch.float32)
+    def _batch(self, step: int, number: int) -> LatentBatch:
+        for later in range(SEARCHED):
+            batch = self.source.batch(
+                number + later, self.process.rank, self.process.world_size)
+            if self.objective.suits(step, batch):
+                batch.check(self.config)
+                return batch.to(self.process.device, torch.float32)
+        raise TrainingError(
+            f"step {step} of stage {self.options.stage} needs a v2v batch, but {SEARCHED} batches "
+            f"from number {number} on are {batch.task}; give it data with renders")
 
     def _draw(self, batch: LatentBatch, number: int, purpose: str) -> Draw:
         key = (self.options.seed, number, purpose)

@@ -125,7 +125,6 @@ def peak_of_saved_bytes(blocks: int, history_gradient: bool, chunked: bool) -> i
             roll.back_propagate(batch, rolled, torch.ones_like(batch.target))
         else:
             full_gradients(roll, batch, noise, 1, torch.ones_like(batch.target))
-        del roll
     assert held["now"] == 0
     return held["peak"]
 
