@@ -38,6 +38,7 @@ from inspatio_ros.messages.images import to_array, to_rgb
 from inspatio_ros.sensing.observation import Observation
 from inspatio_ros.worlds.room import room
 from support.bags import write_texts
+from support.data import ROOT
 
 CAMERA = PinholeCamera(160, 96, 110.0, 110.0, 79.5, 47.5)
 MOUNT = rigid.from_rotation(np.eye(3), (0.1, 0.0, 0.9)) @ rigid.BODY_FROM_OPTICAL
@@ -397,7 +398,7 @@ frames_in_bag: all
     ("depth:\n  provider: sensor\n  minimum: 1\n",
      r"line 3: key 'depth.minimum' is not .*'min'|line 3: key 'depth.minimum' is not one of"),
     ("preset: geometrik\n", "line 1: preset: 'geometrik' .*did you mean 'geometric'"),
-    ("depth: sterio\n", "line 1: depth provider: 'sterio' .*did you mean 'stereo'"),
+    ("depth: stereoo\n", "line 1: depth provider: 'stereoo' .*did you mean 'stereo'"),
     ("width: 320\nstride: five\n", "line 2: stride must be a whole number, got 'five'"),
     ("stride: 2.5\n", "line 1: stride must be a whole number, got 2.5"),
     ("stride: true\n", "line 1: stride must be a whole number, got True"),
@@ -451,3 +452,46 @@ def test_a_plot_of_nothing_is_nothing_and_names_are_escaped() -> None:
 def test_no_pose_at_all_has_no_score() -> None:
     assert math.isnan(CameraControl().score)
     assert math.isnan(CameraControl().found)
+
+
+def test_the_table_of_the_document_is_made_by_one_command(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import evaluation_table
+
+    write_sequence(tmp_path / "data/holo_office", drive(12))
+    command = ["--out", str(tmp_path / "reports"), "--data", str(tmp_path / "data"), "--only",
+               "holo_office", "fox_handheld"]
+    assert evaluation_table.main(command) == 0
+    table, told = capsys.readouterr()
+    assert "| holo_office | 0.5 | 2 | " in table
+    assert "fox_handheld: not there" in told
+    report = tmp_path / "reports/holo_office/report.json"
+    made = report.stat().st_mtime_ns
+    assert evaluation_table.main(command) == 0
+    assert report.stat().st_mtime_ns == made
+    assert capsys.readouterr().out == table
+    document = (ROOT / "docs/evaluation.md").read_text()
+    changed = evaluation_table.replaced(document, "| a |")
+    assert f"{evaluation_table.BEGIN}\n| a |\n{evaluation_table.END}" in changed
+    assert len(changed) < len(document)
+
+
+@pytest.mark.parametrize("name", ["indoor", "street"])
+def test_the_experiments_that_come_along_can_be_read(name: str) -> None:
+    experiment = load_experiment(ROOT / f"samples/experiments/{name}.yaml")
+    assert experiment.horizons == (0.5, 1.0, 2.0, 4.0)
+    assert (experiment.depth.min, len(experiment.offsets)) == (
+        (3.0, 0) if name == "street" else (0.1, 2))
+
+
+def test_the_experiment_of_the_document_is_the_default(tmp_path: Path) -> None:
+    document = (ROOT / "docs/evaluation.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", document, re.DOTALL)
+    file = tmp_path / "document.yaml"
+    file.write_text(text)
+    found = load_experiment(file)
+    assert found == Experiment()
+    keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
+    assert keys == set(vars(Experiment()))
