@@ -25,10 +25,10 @@ from torch import Tensor
 
 from inspatio_ros.model.codec import frames_from_uint8
 from inspatio_ros.model.small_codec import GROUP, SmallCodec
+from inspatio_ros.model.weights import CODEC_FILE, save_small_codec
 from inspatio_ros.training.clips import Clip, ClipError
 
 Image = npt.NDArray[np.uint8]
-CODEC_FILE = "codec.safetensors"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def train_codec(
     `folder/codec.safetensors` holds. Raises ClipError for unusable clips, FloatingPointError when
     the loss is no longer finite (the last saved state stays).
     """
-    from inspatio_ros.training.saving import load_state, save_state, save_tensors
+    from inspatio_ros.training.saving import load_state, save_state
 
     o = options or CodecTraining()
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def train_codec(
     model.load_state_dict(averaged)
     model.use_channels_last()
     _set_statistics(model, sampler)
-    save_tensors(folder / CODEC_FILE, model.state_dict())
+    save_small_codec(model, folder / CODEC_FILE)
     return model.eval()
 
 

@@ -17,6 +17,7 @@ from inspatio_ros.imagination.conditioning import pack_mask
 from inspatio_ros.model.codec import VideoCodec, frames_from_uint8
 from inspatio_ros.model.config import ModelConfig
 from inspatio_ros.model.small_codec import SmallCodec
+from inspatio_ros.model.weights import CODEC_FILE, load_small_codec
 from inspatio_ros.training.batches import LatentBatch, Task
 from inspatio_ros.training.clips import Clip, ClipError, ClipInfo, shards_of
 from inspatio_ros.training.saving import save_tensors
@@ -115,18 +116,11 @@ def encode_folder(folder: Path, codec_folder: Path, out: Path, config: ModelConf
 
 
 def load_codec(folder: Path) -> SmallCodec:
-    """The trained codec of a folder, ready to encode; ClipError when there is none."""
-    from safetensors.torch import load_file
-
-    from inspatio_ros.training.codec_trainer import CODEC_FILE
-
+    """The trained codec of a folder (or of a file), ready to encode; ClipError without one."""
     file = folder if folder.is_file() else folder / CODEC_FILE
     if not file.is_file():
         raise ClipError(f"{file}: no such file; `inspatio train codec` makes it")
-    codec = SmallCodec()
-    codec.load_state_dict(load_file(file))
-    codec.use_channels_last()
-    return codec.eval()
+    return load_small_codec(file).eval()
 
 
 class LatentData:

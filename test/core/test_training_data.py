@@ -18,6 +18,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.model.presets import TINY
 from inspatio_ros.model.small_codec import SmallCodec
+from inspatio_ros.model.weights import save_small_codec
 from inspatio_ros.sensing.observation import Observation, Provenance
 from inspatio_ros.training import clips as clips_module
 from inspatio_ros.training.augment import Faults, FaultyMemory, faulty_observation, patches
@@ -76,7 +77,7 @@ def made_clip(frames: int = 12, seed: int = 0, held_out: bool = False) -> Clip:
     return Clip(info, truth, render, known, truth[:1])
 
 
-# --- shards ---------------------------------------------------------------------------------------
+# --- shards --------------------------------------------------------------------------------------
 
 
 def test_a_shard_gives_back_what_was_packed(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_clips_that_do_not_fit_together_are_refused() -> None:
         ClipInfo("other", "a", "b", "c")
 
 
-# --- worlds of training ---------------------------------------------------------------------------
+# --- worlds of training --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [0, 3, 11])
@@ -188,7 +189,7 @@ def test_nearer_billboards_hide_farther_ones() -> None:
     assert set(np.unique(view.ids)) == {0, 1}
 
 
-# --- sources --------------------------------------------------------------------------------------
+# --- sources -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("domain", ["room", "street", "clutter"])
@@ -235,7 +236,7 @@ def test_recording_clips_come_forwards_and_backwards() -> None:
     assert np.array_equal(clips[-1].truth[0], seen[len(seen) - 1 - 3].image)
 
 
-# --- faults ---------------------------------------------------------------------------------------
+# --- faults --------------------------------------------------------------------------------------
 
 
 @given(st.floats(0.02, 0.9), st.integers(0, 1000))
@@ -276,7 +277,7 @@ def test_punched_holes_are_unknown_and_the_rest_is_untouched() -> None:
     assert np.isnan(holed.depth[lost]).all()
 
 
-# --- the codec and latents ------------------------------------------------------------------------
+# --- the codec and latents -----------------------------------------------------------------------
 
 
 def test_the_codec_learns_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -333,7 +334,7 @@ def test_encoded_folders_become_batches_by_step_alone(tmp_path: Path) -> None:
     folder, codec = tmp_path / "clips", SmallCodec()
     write_shard(folder / f"a{SUFFIX}", [made_clip(seed=i) for i in range(3)])
     write_shard(folder / f"held{SUFFIX}", [made_clip(seed=9, held_out=True)])
-    save_tensors(tmp_path / "codec.safetensors", codec.state_dict())
+    save_small_codec(codec, tmp_path / "codec.safetensors")
     out = tmp_path / "latents.safetensors"
     assert encode_folder(folder, tmp_path, out) == 4
     config = TINY.with_size(SIZE.height, SIZE.width)
@@ -358,7 +359,7 @@ def test_encoded_folders_become_batches_by_step_alone(tmp_path: Path) -> None:
         open_latents(tmp_path / "bad", config, 1, 0)
 
 
-# --- the program ----------------------------------------------------------------------------------
+# --- the program ---------------------------------------------------------------------------------
 
 
 def test_pack_show_and_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -382,3 +383,15 @@ def test_pack_show_and_wrong_words(tmp_path: Path, capsys: pytest.CaptureFixture
     ):
         assert cli.main(wrong) == 1
         assert message in capsys.readouterr().err
+
+
+def test_train_codec_from_the_command_line(tmp_path: Path,
+                                           capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "clips"
+    write_shard(folder / f"a{SUFFIX}", [made_clip(seed=1), made_clip(seed=2, held_out=True)])
+    words = ["train", "codec", "--data", str(folder), "--run", str(tmp_path / "run"), "--steps",
+             "2", "--batch", "1", "--groups", "1", "--crop", "32", "--no-bfloat16"]
+    assert cli.main(words) == 0
+    assert "waves" in capsys.readouterr().out
+    assert (tmp_path / "run" / "codec.safetensors").is_file()
+    assert (tmp_path / "run" / "codec_metrics.jsonl").read_text().count("\n") == 2
