@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from inspatio_ros.cli import finetune
+from inspatio_ros.cli import finetune, train_codec
 from inspatio_ros.model.presets import PRESETS, preset
 
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the actions; the options of training come from their one description."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add_stage(actions.add_parser("stage", help="run one stage, or go on with it"))
+    train_codec.add_codec(actions.add_parser("codec", help="the small model's codec"))
     tune = actions.add_parser("finetune", help="one domain with others replayed, judged both ways")
     study = actions.add_parser("replay-study", help="the same at several ratios, with a report")
     for parser_of, declare in ((tune, finetune.add_finetune), (study, finetune.add_study)):
@@ -78,6 +79,8 @@ def options_of(args: argparse.Namespace) -> Any:
 def run(args: argparse.Namespace) -> int:
     """Runs the action; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.action == "codec":
+        return train_codec.run_codec(args)
     if args.action == "finetune":
         return finetune.run_finetune(args, options_of(args))
     if args.action == "replay-study":
