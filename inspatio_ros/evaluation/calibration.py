@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 # Mean absolute colour error in [0, 1] by origin of a pixel at the start of the way, and its growth
 # a second of it: what a frame is expected to be off by before anything was compared. Round values
 # from recordings (office, streets); recalibration replaces them as soon as pairs are there.
-PRIOR_ERROR = {"observed": 0.05, "memory": 0.09, "imagined": 0.17}
+PRIOR_ERROR = {"observed": 0.02, "memory": 0.05, "imagined": 0.14}
 PRIOR_GROWTH = 0.25
 
 

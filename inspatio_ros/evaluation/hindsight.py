@@ -18,6 +18,14 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
+from inspatio_ros.evaluation.along import (
+    Calibrated,
+    Drift,
+    Offset,
+    Offsets,
+    OnlineCalibration,
+    Past,
+)
 from inspatio_ros.evaluation.baselines import (
     BASELINES,
     QUICK,
@@ -25,15 +33,12 @@ from inspatio_ros.evaluation.baselines import (
     baselines,
     depth_of,
     picture_of,
-    scene_depth,
-    view_angle,
 )
 from inspatio_ros.evaluation.calibration import (
     ErrorCalibration,
     color_error,
-    prior_error_of,
 )
-from inspatio_ros.evaluation.metrics import Mask, SquaredError
+from inspatio_ros.evaluation.metrics import Mask
 from inspatio_ros.evaluation.perceptual import frechet_distance
 from inspatio_ros.evaluation.scores import Mean, Networks, Result, Score
 from inspatio_ros.evaluation.view_checks import (
@@ -61,29 +66,8 @@ Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
 Array = npt.NDArray[np.float64]
 
-# A place counts as visited again when it was seen this long ago from as near (radians of view, see
-# baselines.view_angle), and not since.
-_REVISIT_AGE_NS = 5_000_000_000
-_REVISIT_ANGLE = 0.2
-# Poses of the past that are held; a pose is 128 bytes.
-_MOST_POSES = 20_000
 # FVD's network reads clips; shorter ones it refuses.
 _CLIP_FRAMES = 10
-
-
-@dataclass(frozen=True)
-class Offset:
-    """A start aside of the real one: lateral m to the camera's right, yaw rad to its right."""
-
-    lateral: float = 0.0
-    yaw: float = 0.0
-
-    @property
-    def matrix(self) -> Array:
-        """real_camera_from_offset_camera [4, 4], optical axes."""
-        c, s = math.cos(self.yaw), math.sin(self.yaw)
-        turn = np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
-        return rigid.from_rotation(turn, (self.lateral, 0.0, 0.0))
 
 
 @dataclass(frozen=True)
@@ -137,7 +121,8 @@ class View:
     """One comparison: what a method's engine imagined, and what is known of the truth.
 
     truth: uint8 RGB at the imagined size. pictures: every method's, by name. causes: `HoleCause`
-    of each pixel, all covered unless the evaluation is thorough.
+    of each pixel, all covered unless the evaluation is thorough. expected_error: of the frame, as
+    calibrated by what was known at its start; NaN before enough was.
     """
 
     method: str
@@ -148,6 +133,7 @@ class View:
     truth: Image
     pictures: Mapping[str, Image]
     causes: npt.NDArray[np.uint8]
+    expected_error: float
 
 
 @dataclass
@@ -169,15 +155,6 @@ class HindsightReport:
     drift: list[dict[str, object]] = field(default_factory=list)
     offsets: list[dict[str, object]] = field(default_factory=list)
     clips: list[dict[str, object]] = field(default_factory=list)
-
-
-@dataclass
-class Calibrated:
-    """`prior`: what frames say of themselves; `expected`: the same, recalibrated by what was
-    compared before each start. Both with the real mean absolute color error in [0, 1]."""
-
-    prior: ErrorCalibration = field(default_factory=lambda: ErrorCalibration(100_000))
-    expected: ErrorCalibration = field(default_factory=lambda: ErrorCalibration(100_000))
 
 
 OnFrames = Callable[[str, int, Sequence[ImaginedFrame]], None]
@@ -248,11 +225,11 @@ class _Walk:
         self._scores = _Scores()
         self._digest = hashlib.sha256()
         self._unreached: dict[float, int] = {}
-        self._calibrations = {e.backend.name: _OnlineCalibration() for e in engines}
-        self._drift = _Drift()
-        self._offsets = _Offsets()
+        self._calibrations = {e.backend.name: OnlineCalibration() for e in engines}
+        self._drift = Drift()
+        self._offsets = Offsets()
         self._clips: dict[str, tuple[list[Depth], list[Depth]]] = {}
-        self._past = _Past()
+        self._past = Past()
         self._bank: ViewBank | None = None
         self._fused_ns: int | None = None
         self.camera: PinholeCamera | None = None
@@ -311,7 +288,8 @@ class _Walk:
             frame, truth = frames[number], views.picture(number)
             self._digest.update(frame.image.tobytes())
             self._digest.update(frame.provenance.tobytes())
-            calibration.add(frame, color_error(frame.image, truth), views.later[number].stamp_ns)
+            expected = calibration.add(frame, color_error(frame.image, truth),
+                                       views.later[number].stamp_ns)
             shown = {method: frame.image}
             if is_first:
                 for name, picture in self._baselines(frame.world_from_camera, views.now).items():
@@ -329,7 +307,7 @@ class _Walk:
             if self._on_view is not None:
                 others = {name: image for (at, name), image in drawn.items() if at == number}
                 self._on_view(View(method, horizon, seed, frame, views.now, truth,
-                                   {**others, **shown}, causes))
+                                   {**others, **shown}, causes, expected))
         if self._options.thorough:
             self._whole_way(method, frames, views)
 
@@ -494,104 +472,6 @@ class _Scores:
                 result.camera_floor_translation_m = floor.control.distance
                 results.append(self._scores[horizon, method].fill(result))
         return results
-
-
-class _Past:
-    """Poses of what was seen, to tell a place visited again from one that never left the view."""
-
-    def __init__(self) -> None:
-        self._stamps: list[int] = []
-        self._poses: list[Array] = []
-        self._depths: list[float] = []
-
-    def add(self, now: Observation) -> None:
-        if len(self._stamps) >= _MOST_POSES:
-            for held in (self._stamps, self._poses, self._depths):
-                del held[::2]
-        self._stamps.append(now.stamp_ns)
-        self._poses.append(now.world_from_camera)
-        self._depths.append(scene_depth(now))
-
-    def is_revisit(self, now_ns: int, pose: Array) -> bool:
-        """Whether `pose` was near one of long ago and near none since."""
-        near = view_angle(np.stack(self._poses), pose, np.array(self._depths)) <= _REVISIT_ANGLE
-        old = np.array(self._stamps) <= now_ns - _REVISIT_AGE_NS
-        return bool((near & old).any() and not (near & ~old).any())
-
-
-class _OnlineCalibration:
-    """Recalibrates as a robot would: a view's error is known when its time has come."""
-
-    def __init__(self) -> None:
-        self._known = ErrorCalibration()
-        self._pending: list[tuple[int, float, float]] = []
-        self.judged = Calibrated()
-
-    def arrive(self, now_ns: int) -> None:
-        """Time goes on to `now_ns`."""
-        for _, prior, error in (due for due in self._pending if due[0] <= now_ns):
-            self._known.add(prior, error)
-        self._pending = [due for due in self._pending if due[0] > now_ns]
-
-    def add(self, frame: ImaginedFrame, error: float, seen_ns: int) -> None:
-        """A view whose truth comes at `seen_ns`."""
-        prior = prior_error_of(frame)
-        self.judged.prior.add(prior, error)
-        expected = float(self._known.recalibrated(prior))
-        if math.isfinite(expected):
-            self.judged.expected.add(expected, error)
-        self._pending.append((seen_ns, prior, error))
-
-
-class _Drift:
-    """Error of all imagined frames by block: does it grow along the way?"""
-
-    def __init__(self) -> None:
-        self._errors: dict[tuple[str, int], tuple[SquaredError, SquaredError]] = {}
-        self._times: dict[tuple[str, int], list[float]] = {}
-        self._frames: dict[tuple[str, int], int] = {}
-
-    def add(self, method: str, frame: ImaginedFrame, truth: Image) -> None:
-        key = method, frame.block_index
-        everywhere, covered = self._errors.setdefault(key, (SquaredError(), SquaredError()))
-        everywhere.add(frame.image, truth)
-        covered.add(frame.image, truth, frame.provenance >= Provenance.MEMORY)
-        span = self._times.setdefault(key, [math.inf, -math.inf])
-        span[0] = min(span[0], frame.time_from_start)
-        span[1] = max(span[1], frame.time_from_start)
-        self._frames[key] = self._frames.get(key, 0) + 1
-
-    def table(self) -> list[dict[str, object]]:
-        return [{"method": key[0], "block": key[1], "frames": self._frames[key],
-                 "from_s": round(self._times[key][0], 6), "to_s": round(self._times[key][1], 6),
-                 "psnr_all": everywhere.psnr, "psnr_covered": covered.psnr}
-                for key, (everywhere, covered) in sorted(self._errors.items())]
-
-
-class _Offsets:
-    """How much is known of views from aside, which have no truth."""
-
-    def __init__(self) -> None:
-        self._means: dict[tuple[str, Offset, float], dict[str, Mean]] = {}
-
-    def add(self, method: str, offset: Offset, frames: Sequence[ImaginedFrame],
-            chosen: Mapping[float, int]) -> None:
-        for horizon, number in chosen.items():
-            frame = frames[number]
-            means = self._means.setdefault((method, offset, horizon), {})
-            for name, value in (("coverage", frame.support),
-                                ("share_observed", frame.observed_ratio),
-                                ("share_memory", frame.memory_ratio),
-                                ("expected_error_prior", prior_error_of(frame)),
-                                ("extrapolation_m", frame.extrapolation_distance),
-                                ("extrapolation_rad", frame.extrapolation_angle)):
-                means.setdefault(name, Mean()).add(value)
-
-    def table(self) -> list[dict[str, object]]:
-        return [{"method": method, "lateral_m": offset.lateral, "yaw_rad": offset.yaw,
-                 "horizon_s": horizon, "frames": means["coverage"].count,
-                 **{name: mean.value for name, mean in means.items()}}
-                for (method, offset, horizon), means in self._means.items()]
 
 
 def _with_future(

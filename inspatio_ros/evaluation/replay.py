@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class _Shown:
         self._gallery.add(view)
         if self._bag is not None and self._compared and view.method == self._method and (
                 view.seed == self._seed):
-            self._bag.write(view.frame)
+            self._bag.write(replace(view.frame, expected_error=view.expected_error))
 
     def frames(self, method: str, seed: int, frames: Sequence[Any]) -> None:
         if self._bag is not None and method == self._method and seed == self._seed:

@@ -495,3 +495,15 @@ def test_the_experiment_of_the_document_is_the_default(tmp_path: Path) -> None:
     assert found == Experiment()
     keys = set(re.findall(r"^(\w+):", text, re.MULTILINE))
     assert keys == set(vars(Experiment()))
+
+
+def test_frames_in_the_bag_carry_their_expected_error(recording: Path, tmp_path: Path) -> None:
+    """Once 32 views have been compared; NaN before."""
+    dense = replace(SMALL, horizons=(0.2, 0.4, 0.6, 0.8), stride=1, width=64, methods=())
+    content = replay(recording, dense, tmp_path / "out")
+    with BagReader(tmp_path / "out/imagined") as bag:
+        values = [bag.deserialize(m).expected_error for m in bag.messages(["/imagination/frame"])]
+    known = [value for value in values if math.isfinite(value)]
+    assert math.isnan(values[0])
+    assert len(known) == content["expected_error"]["geometric"]["expected"]["pairs"] > 0
+    assert all(0.0 < value < 0.5 for value in known)
