@@ -57,6 +57,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", required=True, help="domain of the data to train on")
     parser.add_argument("--replay", default="", metavar="B,C", help="domains mixed in")
     parser.add_argument("--batch-size", type=int, default=8, help="clips in a global batch")
+    for task in ("v2v", "t2v"):
+        parser.add_argument(f"--teacher-{task}", type=Path, metavar="PATH",
+                            help=f"the teacher of {task} (stage jdmd)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     group = parser.add_argument_group("judging")
     group.add_argument("--judge", default="street,room", metavar="A,B",
@@ -81,7 +84,8 @@ def run_finetune(args: argparse.Namespace, options: Any) -> int:
 
     judge = _Judge(args)
     with process(args.device) as here:
-        model = finetune(args.run, _mix(args, args.ratio), options, here)
+        model = finetune(args.run, _mix(args, args.ratio), options, here,
+                         teachers=_teachers(args))
         if not here.first:
             return 0
     results = {f"{args.ratio:g}": {"domains": judge.of(model)}}
@@ -101,7 +105,8 @@ def run_study(args: argparse.Namespace, options: Any) -> int:
     judge, about = _Judge(args), _about(args, options)
     with process(args.device) as here:
         models = {f"{ratio:g}": finetune(args.out / f"ratio_{ratio:g}", _mix(args, ratio),
-                                         options, here) for ratio in ratios}
+                                         options, here, teachers=_teachers(args))
+                  for ratio in ratios}
         if not here.first:
             return 0
     known = _judged_before(args.out, about)
@@ -131,6 +136,11 @@ def _mix(args: argparse.Namespace, ratio: float) -> Any:
     from inspatio_ros.training.finetune import Mix
 
     return Mix(args.data, args.start, args.domain, _names(args.replay), ratio, args.batch_size)
+
+
+def _teachers(args: argparse.Namespace) -> Any:
+    given = {"v2v": args.teacher_v2v, "t2v": args.teacher_t2v}
+    return {task: path for task, path in given.items() if path is not None}
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from inspatio_ros.model.config import ModelConfig
-from inspatio_ros.model.weights import CODEC_FILE, CONFIG_FILE, read_config
+from inspatio_ros.model.weights import CODEC_FILE, CONFIG_FILE, load_small_codec, read_config
+from inspatio_ros.training.batches import Task
 from inspatio_ros.training.distributed import Process
 from inspatio_ros.training.latents import LatentData, read_latents
 from inspatio_ros.training.options import TrainingError, TrainingOptions
@@ -59,16 +60,23 @@ def open_mix(mix: Mix, config: ModelConfig, seed: int) -> ReplaySource:
     return ReplaySource(mix.domain, source(mix.domain), replayed, mix.ratio)
 
 
-def finetune(run: Path, mix: Mix, options: TrainingOptions, process: Process) -> Path:
+def finetune(run: Path, mix: Mix, options: TrainingOptions, process: Process, *,
+             teachers: Mapping[Task, Path] | None = None) -> Path:
     """Train to the last step, or go on from where the run stopped; the folder of the result.
 
     That folder holds config, transformer and codec: a small model that `--weights` takes.
-    Raises TrainingError when `run` is the folder of another mix, and what the trainer raises.
+    teachers: of stage jdmd, by task. Raises TrainingError when `run` is the folder of another mix
+    or the stage makes no such model, and what the trainer raises.
     """
+    if options.stage == "teacher":
+        raise TrainingError("stage teacher makes no model that imagines block by block; fine-tune "
+                            "with causal, jdmd or article")
     _begin(run, mix, process)
     config = read_config(mix.start / CONFIG_FILE)
     source = open_mix(mix, config, options.seed)
-    objective = make_stage(config, options, process, start=mix.start)
+    codec = load_small_codec(mix.start / CODEC_FILE) if options.stage == "article" else None
+    objective = make_stage(config, options, process, start=mix.start, teachers=teachers,
+                           codec=codec)
     Trainer(run, objective, source, options, process).train()
     model = run / "model"
     if process.first:

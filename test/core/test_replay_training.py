@@ -24,8 +24,10 @@ from inspatio_ros.model.transformer import CausalTransformer
 from inspatio_ros.model.weights import load_small_model, save_small_model
 from inspatio_ros.training.batches import LatentBatch
 from inspatio_ros.training.clips import ClipInfo
-from inspatio_ros.training.finetune import check_ratios
+from inspatio_ros.training.distributed import Process
+from inspatio_ros.training.finetune import Mix, check_ratios, finetune
 from inspatio_ros.training.latents import LATENT_FORMAT
+from inspatio_ros.training.options import TrainingError, TrainingOptions
 from inspatio_ros.training.replay import ReplaySource
 from inspatio_ros.training.saving import save_tensors
 from inspatio_ros.training.trainer import Trainer
@@ -239,6 +241,18 @@ def test_the_study_trains_judges_and_reports_every_ratio(
     monkeypatch.setattr(two_sided, "judge", None)
     assert main([*words, "--ratios", "0.5", "0"]) == 0
     assert json.loads((tmp_path / "results.json").read_text()) == content
+
+
+def test_every_objective_can_be_fine_tuned_but_the_teachers(
+        toy: tuple[Path, Path], tmp_path: Path) -> None:
+    mix = Mix(toy[0], toy[1], "street", ("room",), 0.5, 2)
+    options = TrainingOptions(stage="article", steps=2, validate_every=0, precision="float32")
+    model = finetune(tmp_path / "article", mix, options, Process())
+    assert load_small_model(model)[0].config == SMALL
+    with pytest.raises(TrainingError, match="two teachers"):
+        finetune(tmp_path / "jdmd", mix, replace(options, stage="jdmd"), Process())
+    with pytest.raises(TrainingError, match="no model that imagines block by block"):
+        finetune(tmp_path / "teacher", mix, replace(options, stage="teacher"), Process())
 
 
 def test_what_cannot_be_judged_is_said_before_training(
