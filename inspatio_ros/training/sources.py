@@ -38,6 +38,8 @@ Array = npt.NDArray[np.float64]
 
 # Seeds from here on are never trained on.
 HELD_OUT_SEED = 1_000_000
+# What a block of the model holds at most; older pictures would never be shown.
+_SOURCE_FRAMES = 12
 WORLDS = {"room": room, "street": street, "clutter": clutter}
 
 
@@ -65,13 +67,17 @@ class ClipMaker:
         self.size = size
         self._engine = ImaginationEngine(GeometricFiller())
 
-    def clip(self, info: ClipInfo, memory: WorldMemory, now: Observation, poses: Array,
+    def clip(self, info: ClipInfo, memory: WorldMemory, seen: Sequence[Observation], poses: Array,
              times: npt.NDArray[np.float64], truth: Sequence[Image], camera: PinholeCamera,
              faults: Faults, rng: np.random.Generator) -> Clip:
-        """The clip along `poses` [T, 4, 4] at `times` s, imagined from `now` and the memory.
+        """The clip along `poses` [T, 4, 4] at `times` s, imagined from the last of `seen`.
 
-        truth: the true views at `camera`. Pictures are brought to the clip's size.
+        seen: observations, oldest first. Half of the clips show the model only the last one, held
+        (source mode 'frozen'), half the last ones in a row ('live'). truth: the true views at
+        `camera`. Pictures are brought to the clip's size.
         """
+        now = seen[-1]
+        shown_seen = seen[-_SOURCE_FRAMES:] if rng.uniform() < 0.5 else seen[-1:]
         request = ImaginationRequest(camera, CameraTrajectory(poses, times), (now,))
         shown = FaultyMemory(memory, faults, rng)
         frames = [f for block in self._engine.imagine(request, shown) for f in block.frames]
@@ -79,7 +85,8 @@ class ClipMaker:
         known = [resized_guide(frame.guide, size)[1] for frame in frames]
         return Clip(info, np.stack([resized_picture(t, size) for t in truth]),
                     np.stack([resized_picture(f.image, size) for f in frames]),
-                    np.stack(known), resized_picture(now.image, size)[None])
+                    np.stack(known),
+                    np.stack([resized_picture(o.image, size) for o in shown_seen]))
 
 
 # --- worlds -------------------------------------------------------------------------------------
@@ -123,16 +130,15 @@ def _rendered_clip(maker: ClipMaker, info: ClipInfo, world: Renderable, camera: 
     sensor = Faults.drawn(rng, outdoors) if faults else Faults()
     memory = WorldMemory(MemoryOptions(capacity=400_000, max_radius=100.0 if outdoors else 30.0,
                                        voxel_size=0.05 if outdoors else 0.02))
-    now: Observation | None = None
+    observed: list[Observation] = []
     for pose, time in zip(poses[:seen], times[:seen], strict=True):
         view = world.render(camera, pose, time)
         exact = Observation(round(time * 1e9), view.image, view.depth, camera, pose)
-        now = faulty_observation(exact, replace(sensor, exposure=0.0), rng)
-        memory.integrate(faulty_observation(now, Faults(exposure=sensor.exposure), rng))
-    assert now is not None
+        observed.append(faulty_observation(exact, replace(sensor, exposure=0.0), rng))
+        memory.integrate(faulty_observation(observed[-1], Faults(exposure=sensor.exposure), rng))
     truth = [world.render(camera, pose, time).image
              for pose, time in zip(poses[seen:], times[seen:], strict=True)]
-    return maker.clip(info, memory, now, poses[seen:], times[seen:] - times[seen - 1], truth,
+    return maker.clip(info, memory, observed, poses[seen:], times[seen:] - times[seen - 1], truth,
                       camera, sensor, rng)
 
 
@@ -197,14 +203,16 @@ def recording_clips(maker: ClipMaker, observations: Sequence[Observation], name:
                 faults = Faults()
             seen = min(start + 1, int(rng.integers(1, 25)))
             memory = WorldMemory(memory_options or MemoryOptions(capacity=1_000_000))
-            for observation in ordered[start + 1 - seen:start + 1]:
-                memory.integrate(faulty_observation(observation, faults, rng))
-            now = faulty_observation(ordered[start], faults, rng)
+            observed = [faulty_observation(o, faults, rng)
+                        for o in ordered[start + 1 - seen:start + 1]]
+            for observation in observed:
+                memory.integrate(observation)
+            now = observed[-1]
             later = ordered[start + 1:start + 1 + frames]
             camera = _at_most(now.camera, 416)
             times = np.abs([o.stamp_ns - now.stamp_ns for o in later]) * 1e-9
             yield maker.clip(
-                ClipInfo("v2v", domain, name, licence, held_out), memory, now,
+                ClipInfo("v2v", domain, name, licence, held_out), memory, observed,
                 np.stack([o.world_from_camera for o in later]), times,
                 [resized_picture(o.image, camera.size) for o in later], camera, faults, rng)
 
