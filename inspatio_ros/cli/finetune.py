@@ -8,7 +8,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +222,7 @@ def _recorded(name: str, path: str, options: Any, clips: int) -> list[Any]:
     if not name or not path:
         raise ValueError(f"--recording '{name}': write NAME=PATH")
     with open_recording(Path(path)) as frames:
-        return list(recorded_scenes(name, list(islice(frames, 2000)), options, clips))
+        return list(recorded_scenes(name, frames, options, clips))
 
 
 # --- the report ----------------------------------------------------------------------------------

@@ -8,14 +8,16 @@ camera really takes, in `model` mode: composite mode would show what was last se
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.evaluation.appearance import AppearanceScores
+from inspatio_ros.evaluation.baselines import depth_of, picture_of
 from inspatio_ros.evaluation.dynamics import (
     DynamicReport,
     DynamicSummary,
@@ -53,6 +55,8 @@ WORLD_DOMAINS = {"street": WorldDomain(street, 3.0, 1.5, 100.0, 0.05),
                  "room": WorldDomain(room, 0.4, 1.0, 30.0, 0.02)}
 # Worlds of seeds from a million on are never trained on (docs/training.md).
 FIRST_SEED = 1_000_100
+# Frames of a recording that are held at once, small, to take clips from.
+_LONGEST_RECORDING = 2000
 
 
 @dataclass(frozen=True)
@@ -121,26 +125,30 @@ def world_scene(domain: str, seed: int, options: SceneOptions) -> JudgedScene:
     return JudgedScene(domain, truth, tuple(seen), memory)
 
 
-def recorded_scenes(domain: str, observations: Sequence[Observation], options: SceneOptions,
+def recorded_scenes(domain: str, observations: Iterable[Observation], options: SceneOptions,
                     count: int, memory: MemoryOptions | None = None) -> Iterator[JudgedScene]:
-    """At most `count` clips of a posed recording with depth, evenly over its length.
+    """At most `count` clips of a posed recording with depth, evenly over its first 2000 frames.
 
     Nobody has marked things in it: looks, and false motion of what is taken as static, the whole
-    picture. Raises ValueError when the recording is shorter than one clip.
+    picture. Pictures keep their aspect at the options' width. Raises ValueError when the recording
+    is shorter than one clip.
     """
-    camera = observations[0].camera.resized(options.width, max(16, round(
-        options.width * observations[0].camera.height / observations[0].camera.width)))
+    held: list[Observation] = []
+    for observation in islice(observations, _LONGEST_RECORDING):
+        source = observation.camera
+        height = max(16, round(options.width * source.height / source.width))
+        held.append(_resized(observation, source.resized(options.width, height)))
     length = options.seen + options.frames
-    last = len(observations) - length
+    last = len(held) - length
     if last < 0:
-        raise ValueError(f"{domain}: {len(observations)} frames; one clip takes {length}")
+        raise ValueError(f"{domain}: {len(held)} frames; one clip takes {length}")
     for start in dict.fromkeys(int(s) for s in np.linspace(0, last, count).round()):
-        clip = [_resized(o, camera) for o in observations[start:start + length]]
+        clip = held[start:start + length]
         later = clip[options.seen - 1:]
         depth = np.stack([o.depth for o in later])
         truth = SceneTruth(
             f"{domain} {start}", np.stack([o.image for o in later]), depth,
-            np.zeros(depth.shape, np.bool_), camera,
+            np.zeros(depth.shape, np.bool_), later[0].camera,
             np.stack([o.world_from_camera for o in later]),
             np.array([o.stamp_ns for o in later]) * 1e-9, ())
         yield JudgedScene(domain, truth, tuple(clip[:options.seen]),
@@ -148,8 +156,6 @@ def recorded_scenes(domain: str, observations: Sequence[Observation], options: S
 
 
 def _resized(observation: Observation, camera: PinholeCamera) -> Observation:
-    from inspatio_ros.evaluation.baselines import depth_of, picture_of
-
     return replace(observation, image=picture_of(observation, camera), camera=camera,
                    depth=depth_of(observation, camera), confidence=None)
 
