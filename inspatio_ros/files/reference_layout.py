@@ -4,13 +4,15 @@
 Beside the videos of an input folder lie `new.json` (captions) and `new_vggt/`, in which each video
 has two folders (inspatio/inspatio-world, its caption, depth and render steps):
 
-    <name>_da3_tmp/  frames/%04d.jpg, depth/%04d.png, frames_pcd/%04d.ply, intrinsic.txt,
-                     extrinsic.txt
+    <name>_da3_tmp/  frames/%04d.jpg, depth/%04d.png, frames_pcd/%04d.ply, point_cloud.ply,
+                     frame_bboxes.txt, intrinsic.txt, extrinsic.txt, perhaps ground_mask_<i>.png
     <name>/          depth/000000.png, metadata.txt, intrinsics.txt, extrinsics.txt,
                      render/render_offline.mp4, render/mask_offline.mp4
 
 depth/%04d.png holds float32 z-depth in metres as the four bytes of an RGBA pixel, little endian;
-0 is unknown. Text files hold camera matrices of the depth pictures, three rows a frame, and
+0 is unknown. point_cloud.ply is the first frame's cloud, frame_bboxes.txt has the least and
+greatest x, y, z of each frame's. The release also writes depth_half/ and images/, which nothing
+reads; we do not. Text files hold camera matrices of the depth pictures, three rows a frame, and
 camera_from_world, three rows of four a frame.
 """
 
@@ -94,6 +96,39 @@ def write_ply(path: str | Path, points: npt.NDArray[np.floating], colors: Pictur
     Path(path).write_bytes("\n".join(header).encode("ascii") + rows.tobytes())
 
 
+def read_ply(path: str | Path) -> tuple[npt.NDArray[np.float32], Picture]:
+    """Points [P, 3] and RGB uint8 [P, 3] of a cloud as `write_ply` and the release write it.
+
+    Raises LayoutError when the file is none.
+    """
+    content = Path(path).read_bytes()
+    head, mark, body = content.partition(b"end_header\n")
+    lines = head.decode("ascii", "replace").split("\n")
+    kinds = {"float": "<f4", "uchar": "u1", "double": "<f8"}
+    try:
+        count = int(next(line.split()[2] for line in lines if line.startswith("element vertex")))
+        fields = [(words[2], kinds[words[1]]) for words in map(str.split, lines)
+                  if words[:1] == ["property"]]
+        if not mark or "format binary_little_endian 1.0" not in lines:
+            raise ValueError("not a binary little endian cloud")
+        rows = np.frombuffer(body, np.dtype(fields), count)
+        points = np.stack([rows[name] for name in "xyz"], axis=1).astype(np.float32)
+        colors = np.stack([rows[name] for name in ("red", "green", "blue")], axis=1)
+    except (StopIteration, IndexError, KeyError, ValueError) as error:
+        raise LayoutError(f"{path}: not a cloud of points with colours: {error}") from error
+    return points, colors.astype(np.uint8)
+
+
+def ground_mask_of(folder: str | Path) -> tuple[int, Path] | None:
+    """The frame and the file of a `ground_mask_<i>.png`, white where the ground is, if any."""
+    for path in sorted(Path(folder).glob("ground_mask_*.png")):
+        number = path.stem.rsplit("_", 1)[-1]
+        if not number.isdigit():
+            raise LayoutError(f"{path}: '{number}' is not the number of a frame")
+        return int(number), path
+    return None
+
+
 class GeometryWriter:
     """Writes a `_da3_tmp` folder frame by frame; call `close` to end it.
 
@@ -126,6 +161,25 @@ class GeometryWriter:
                       rigid.transform_points(observation.world_from_camera, points),
                       observation.image[known])
         self.frames += 1
+
+    def finish_clouds(self, aligned_from_world: Array) -> None:
+        """Write point_cloud.ply and frame_bboxes.txt, and turn the frames' clouds."""
+        if not self._clouds:
+            return
+        turned = not np.array_equal(aligned_from_world, np.eye(4))
+        lines = []
+        for number in range(self.frames):
+            path = self.folder / "frames_pcd" / f"{number:04d}.ply"
+            points, colors = read_ply(path)
+            if number == 0:
+                write_ply(self.folder / "point_cloud.ply", points, colors)
+            if turned:
+                points = rigid.transform_points(aligned_from_world, points).astype(np.float32)
+                write_ply(path, points, colors)
+            box = (np.concatenate([points.min(axis=0), points.max(axis=0)]) if len(points)
+                   else np.zeros(6))
+            lines.append(" ".join(f"{value:.6g}" for value in box))
+        _replace(self.folder / "frame_bboxes.txt", "\n".join(lines) + "\n")
 
     def close(self) -> None:
         """Finish the text files."""
@@ -176,6 +230,13 @@ class GeometryFolder:
             raise LayoutError(f"{path}: no picture that can be read")
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
+    def cloud(self, number: int) -> tuple[npt.NDArray[np.float32], Picture]:
+        """The frame's own cloud: points [P, 3] in the world and RGB uint8. Raises LayoutError."""
+        path = self.folder / "frames_pcd" / f"{number:04d}.ply"
+        if not path.is_file():
+            raise LayoutError(f"{path}: missing; run the depth step with --render_backend ply")
+        return read_ply(path)
+
     def observation(self, number: int, size: tuple[int, int], stamp_ns: int = 0) -> Observation:
         """Frame `number` at size (width, height), depth to the nearest stored value."""
         depth, image = self.depth(number), self.image(number)
@@ -215,16 +276,21 @@ def write_scene(folder: str | Path, geometry: GeometryFolder) -> None:
     _replace(root / "intrinsics.txt", _rows(geometry.camera.matrix))
 
 
-def read_captions(path: str | Path) -> dict[str, str]:
-    """Caption by file name of the video, from a `new.json`.
+def read_caption_entries(path: str | Path) -> list[tuple[Path, str]]:
+    """Video and caption of each entry of a `new.json`.
 
     Raises LayoutError when the file is not the list that the caption step writes.
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {Path(entry["video_path"]).name: str(entry.get("text", "")) for entry in entries}
+        return [(Path(entry["video_path"]), str(entry.get("text", ""))) for entry in entries]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LayoutError(f"{path}: not a list of video_path and text: {error!r}") from error
+
+
+def read_captions(path: str | Path) -> dict[str, str]:
+    """Caption by file name of the video, from a `new.json`. Raises LayoutError."""
+    return {video.name: text for video, text in read_caption_entries(path)}
 
 
 def write_captions(path: str | Path, captions: Sequence[tuple[Path, str]]) -> None:

@@ -56,6 +56,16 @@ class CameraPlan:
     def __len__(self) -> int:
         return len(self.source_frames)
 
+    def whole_blocks(self) -> CameraPlan:
+        """Without the frames at the end that fill no block, which the public release loses.
+
+        Its model makes blocks of three latents, the first latent one frame, the others four.
+        Clips shorter than one block are kept.
+        """
+        latents = (1 + (len(self) - 1) // 4) // 3 * 3
+        kept = 4 * latents - 3 if latents else len(self)
+        return CameraPlan(self.source_frames[:kept], self.world_from_camera[:kept])
+
     @property
     def largest_turn(self) -> float:
         """Most radians that the view turns between two frames."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,14 +220,19 @@ class MotionDepth:
     def observations(self, clip: ClipPictures) -> Iterator[Observation]:
         """One observation a picture."""
         odometry = VisualOdometry(clip.camera)
-        found = [odometry.add(picture).world_from_camera for picture in clip.read()]
-        known = [number for number, pose in enumerate(found) if pose is not None]
+        # Flat arrays: see `make_geometry`.
+        numbers, known = array("d"), array("q")
+        for number, picture in enumerate(clip.read()):
+            pose = odometry.add(picture).world_from_camera
+            if pose is not None:
+                known.append(number)
+                numbers.extend(pose.ravel())
         if odometry.report.success < _MIN_POSES or len(known) < 2:
             raise DepthUnavailable(
                 f"no depth from the camera's motion: {odometry.report.sentence()}; a depth model "
                 "is needed (--depth)")
         poses = rigid.interpolate(
-            known, np.array([pose for pose in found if pose is not None]), range(len(found)))
+            known, np.array(numbers).reshape(-1, 4, 4), range(odometry.report.frames))
         self.note = _joined("depth only where the camera's motion tells it; the unit is the "
                             "first motion", _odometry_note(odometry))
         # The first step of odometry without depth is one unit long: a baseline of any length is

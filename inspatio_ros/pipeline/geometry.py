@@ -3,15 +3,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
 from inspatio_ros.files.bag_observations import BagOptions
 from inspatio_ros.files.recordings import open_recording
-from inspatio_ros.files.reference_layout import GeometryFolder, GeometryWriter, write_extrinsics
+from inspatio_ros.files.reference_layout import (
+    GeometryFolder,
+    GeometryWriter,
+    ground_mask_of,
+    write_extrinsics,
+)
+from inspatio_ros.geometry import rigid
+from inspatio_ros.geometry.ground import ground_alignment
 from inspatio_ros.geometry.motions import smoothed_poses
 from inspatio_ros.pipeline.clips import (
     Clip,
@@ -75,32 +86,80 @@ def make_geometry(
 
     info: of videos and pictures, None for a recording, which has its own depth and cameras.
     """
+    ground = _Ground.of(folder) if options.parity else None
     key = fingerprint({
         "content": content_digest(clip), "depth": depth.name if depth else "recording",
         "settings": depth.settings if depth else options.reading,
         "size": options.size, "parity": options.parity, "clouds": options.point_clouds,
-        "field_of_view": options.field_of_view if depth else None})
+        "field_of_view": options.field_of_view if depth else None,
+        "ground": [ground.name, hashlib.sha256(ground.picture).hexdigest()] if ground else []})
     if is_done(folder, key):
         return GeometryFolder(folder)
     with building(folder, key) as (part, notes):
         writer = GeometryWriter(part, point_clouds=options.point_clouds)
-        poses, stamps = [], []
+        # Flat arrays: small objects that stay, made between pictures that go, tear the heap into
+        # pieces that grow with the clip.
+        numbers, stamps = array("d"), array("q")
         try:
             for seen in _observations(clip, info, depth, options):
                 writer.write(seen)
-                poses.append(seen.world_from_camera)
+                if ground and ground.frame == len(stamps):
+                    ground.fit(seen)
+                numbers.extend(seen.world_from_camera.ravel())
                 stamps.append(seen.stamp_ns)
                 progress(writer.frames)
         finally:
             writer.close()
-        if not poses:
+        if not stamps:
             raise ClipError(f"{clip.path}: holds no frames")
-        if options.parity and len(poses) > 1:
-            write_extrinsics(part, smoothed_poses(np.array(poses), parity=True))
+        if options.parity:
+            _finish_as_the_release(
+                part, writer, np.array(numbers).reshape(-1, 4, 4), ground)
+        else:
+            writer.finish_clouds(np.eye(4))
         notes["frame_rate"] = info.frame_rate if info else _rate_of(stamps)
         notes["depth"] = depth.name if depth else "recording"
         notes["note"] = depth.note if depth else ""
     return GeometryFolder(folder)
+
+
+class _Ground:
+    """The mask of the ground that lies in a geometry folder, and the turn that lays it flat."""
+
+    def __init__(self, frame: int, name: str, picture: bytes) -> None:
+        self.frame, self.name, self.picture = frame, name, picture
+        self.aligned_from_world: npt.NDArray[np.float64] | None = None
+
+    @staticmethod
+    def of(folder: Path) -> _Ground | None:
+        """That of the folder. Raises LayoutError on a name without a frame number."""
+        found = ground_mask_of(folder)
+        return _Ground(found[0], found[1].name, found[1].read_bytes()) if found else None
+
+    def fit(self, seen: Observation) -> None:
+        """Find the turn from the masked pixels. Raises ClipError when it is no picture."""
+        grey = cv2.imdecode(np.frombuffer(self.picture, np.uint8), cv2.IMREAD_GRAYSCALE)
+        if grey is None:
+            raise ClipError(f"{self.name}: no picture that can be read")
+        mask = cv2.resize(grey, seen.camera.size, interpolation=cv2.INTER_NEAREST) >= 128
+        points = seen.camera.unproject(seen.depth)[mask & (seen.depth > 0)]
+        self.aligned_from_world = ground_alignment(
+            rigid.transform_points(seen.world_from_camera, points))
+
+
+def _finish_as_the_release(part: Path, writer: GeometryWriter, poses: npt.NDArray[np.float64],
+                           ground: _Ground | None) -> None:
+    """Cameras smoothed, then turned to the ground; clouds turned only, as the release has them."""
+    turn = np.eye(4)
+    if ground is not None:
+        if ground.aligned_from_world is None:
+            raise ClipError(f"{ground.name}: there is no frame {ground.frame}, the clip has "
+                            f"{len(poses)}")
+        turn = ground.aligned_from_world
+        (part / ground.name).write_bytes(ground.picture)
+    smooth = smoothed_poses(poses, parity=True) if len(poses) > 1 else poses
+    write_extrinsics(part, turn @ smooth)
+    writer.finish_clouds(turn)
 
 
 def frame_rate_of(folder: Path, otherwise: float) -> float:
@@ -129,7 +188,7 @@ def _observations(clip: Clip, info: ClipInfo | None, depth: ClipDepth | None,
         depth.observations(ClipPictures(read, camera, info.frame_rate)))
 
 
-def _rate_of(stamps: list[int]) -> float:
+def _rate_of(stamps: Sequence[int]) -> float:
     """The typical rate in Hz of a recording's frames."""
     if len(stamps) < 2:
         return 24.0

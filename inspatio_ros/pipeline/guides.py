@@ -26,12 +26,13 @@ RENDER_BACKENDS = (WARPER, PLY)
 
 def make_guides(
     backend: str, geometry: GeometryFolder, plan: CameraPlan, size: tuple[int, int], *,
-    parity: bool, remember: bool
+    recording_rate: float, parity: bool, remember: bool
 ) -> GuideSource:
     """The renderer that the options name.
 
     warper: surfaces, or in parity the release's forward warp. ply: points. remember: keep a
-    memory of all frames seen so far (not in parity). Raises ValueError on another name.
+    memory of all frames seen so far (not in parity). recording_rate: Hz, by which a stamp tells
+    the frame. Raises ValueError on another name.
     """
     if backend not in RENDER_BACKENDS:
         raise ValueError(
@@ -42,7 +43,7 @@ def make_guides(
         return WorldMemory(MemoryOptions(
             options.capacity, mode=mode, max_age=float("inf"), guess=mode == "soft"))
     if backend == PLY:
-        return ReleasePoints()
+        return ReleasePoints(geometry, recording_rate)
     return ReleaseWarper(_largest_log_depth(geometry, plan, size))
 
 
@@ -87,20 +88,25 @@ class ReleaseWarper:
 
 
 class ReleasePoints:
-    """The release's other renderer; see `memory.parity.render_point_cloud`."""
+    """The release's other renderer; see `memory.parity.render_point_cloud`.
+
+    It draws the clouds of the geometry folder, whose cameras are not smoothed, seen with cameras
+    that are.
+    """
 
     point_count = 0
 
+    def __init__(self, geometry: GeometryFolder, recording_rate: float) -> None:
+        self._geometry = geometry
+        self._rate = recording_rate
+
     def render(self, camera: PinholeCamera, world_from_camera: Array,
                references: Sequence[Observation] = ()) -> Guide:
-        """The guide from the newest reference alone."""
-        seen = references[0]
-        known = seen.depth > 0
-        points = rigid.transform_points(
-            seen.world_from_camera, seen.camera.unproject(seen.depth)[known])
+        """The guide from the newest reference alone, whose number its stamp tells."""
+        points, colors = self._geometry.cloud(round(references[0].stamp_ns * self._rate / 1e9))
         image, mask = render_point_cloud(
-            points, seen.image[known] / 255.0, camera.matrix, world_from_camera, camera.height,
-            camera.width)
+            points.astype(np.float64), colors / 255.0, camera.matrix, world_from_camera,
+            camera.height, camera.width)
         return _guide(image, mask > 0)
 
 

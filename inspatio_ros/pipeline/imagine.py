@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.files.reference_layout import GeometryFolder, write_scene
+from inspatio_ros.files.videos import VideoWriter
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.engine import GuideSource, ImaginationEngine
@@ -24,11 +24,15 @@ from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.pipeline.camera_plan import CameraPlan, foreground_depth
 from inspatio_ros.pipeline.depths import resized_picture, stamp_of
 from inspatio_ros.pipeline.guides import WARPER, make_guides
-from inspatio_ros.pipeline.results import MASK, RENDER, ResultWriter
+from inspatio_ros.pipeline.results import ResultWriter
+from inspatio_ros.pipeline.steps import is_done, read_record, write_record
 from inspatio_ros.pipeline.truth import recorded_views
-from inspatio_ros.sensing.observation import Observation
+from inspatio_ros.sensing.observation import Observation, Provenance
 
 Progress = Callable[[int], None]
+
+# Of the release's folders.
+EXPORTED_RENDER, EXPORTED_MASK = "render_offline.mp4", "mask_offline.mp4"
 
 # Of the page and of the tables; a path of the user's machine would make results differ.
 SUBTITLE = "recording, what geometry knows of the new view, imagined view"
@@ -92,7 +96,7 @@ def imagine_clip(
     Without an engine only what geometry knows: source, render and mask. Memory does not grow with
     the length of the clip.
     """
-    with _guides(geometry, plan, options) as guides:
+    with _guides(geometry, plan, recording_rate, options) as guides:
         memory = guides if options.remember and isinstance(guides, WorldMemory) else None
         frames = FrameObservations(geometry, plan, options.size, recording_rate, memory)
         camera = geometry.camera.resized(*options.size)
@@ -155,10 +159,11 @@ def _imagined(
 
 
 @contextmanager
-def _guides(geometry: GeometryFolder, plan: CameraPlan,
+def _guides(geometry: GeometryFolder, plan: CameraPlan, recording_rate: float,
             options: ImagineOptions) -> Iterator[GuideSource]:
-    guides = make_guides(options.render_backend, geometry, plan, options.size,
-                         parity=options.parity, remember=options.remember)
+    guides = make_guides(
+        options.render_backend, geometry, plan, options.size, recording_rate=recording_rate,
+        parity=options.parity, remember=options.remember)
     try:
         yield guides
     finally:
@@ -166,11 +171,30 @@ def _guides(geometry: GeometryFolder, plan: CameraPlan,
             guides.clear()
 
 
-def export_scene(result: Path, geometry: GeometryFolder, scene: Path) -> None:
-    """Write the folder that the public release's last step reads, from a finished result."""
+def export_scene(geometry: GeometryFolder, plan: CameraPlan, recording_rate: float,
+                 options: ImagineOptions, scene: Path, key: str) -> bool:
+    """Write the folder that the public release's last step reads; False when it is not ours.
+
+    plan: the cameras of the recording's own frames, for that step itself walks them forth and back
+    when they are too few. Done once for a fingerprint `key`; its note is written last.
+    """
+    if is_done(scene, key):
+        return True
+    if (scene / "render" / EXPORTED_RENDER).is_file() and read_record(scene) is None:
+        return False
     write_scene(scene, geometry)
-    for name, target in ((RENDER, "render_offline.mp4"), (MASK, "mask_offline.mp4")):
-        place = scene / "render" / target
-        partial = place.with_suffix(".part")
-        shutil.copyfile(result / name, partial)
-        os.replace(partial, place)
+    camera = geometry.camera.resized(*options.size)
+    frames = FrameObservations(geometry, plan, options.size, recording_rate, None)
+    parts = [scene / "render" / f"part.{name}" for name in (EXPORTED_RENDER, EXPORTED_MASK)]
+    with _guides(geometry, plan, recording_rate, replace(options, remember=False)) as guides, \
+            VideoWriter(parts[0], options.frame_rate) as render, \
+            VideoWriter(parts[1], options.frame_rate) as mask:
+        for number, pose in enumerate(plan.world_from_camera):
+            guide = guides.render(camera, pose, (frames(number),))
+            render.write(guide.image)
+            known = guide.provenance >= Provenance.MEMORY
+            mask.write(np.repeat(np.where(known, np.uint8(255), np.uint8(0))[..., None], 3, 2))
+    for part in parts:
+        os.replace(part, part.with_name(part.name.removeprefix("part.")))
+    write_record(scene, key)
+    return True

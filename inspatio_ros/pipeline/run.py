@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from av import FFmpegError
@@ -18,6 +18,7 @@ from inspatio_ros.files.reference_layout import (
     CAPTIONS,
     GEOMETRY,
     GeometryFolder,
+    read_caption_entries,
     read_captions,
     write_captions,
 )
@@ -210,14 +211,17 @@ class Pipeline:
     def _captions(self) -> dict[str, str]:
         """The prompt of each clip."""
         options = self.options
-        if options.prompt is not None:
-            return {clip.name: options.prompt for clip in self._clips}
         file = options.work / CAPTIONS
         known = read_captions(file) if file.is_file() else {}
+        if options.prompt is not None:
+            self._keep_captions(file, {clip.name: known.get(clip.path.name) or options.prompt
+                                       for clip in self._clips})
+            return {clip.name: options.prompt for clip in self._clips}
         prompts = {clip.name: known.get(clip.path.name, "") for clip in self._clips}
         wanting = [clip for clip in self._alive()
                    if not prompts[clip.name] and clip.kind != "recording"]
         if 1 in options.skip or options.only == 3 or options.florence is None or not wanting:
+            self._keep_captions(file, prompts)
             return prompts
         captioner = Captioner(options.florence, device=options.device or None)
         model = fingerprint({"files": file_identity(options.florence)})
@@ -228,9 +232,25 @@ class Pipeline:
                 with self._guard(clip):
                     prompts[clip.name] = self._caption(clip, captioner, cache)
                 progress(number)
-        write_captions(file, [(clip.path, prompts[clip.name]) for clip in self._clips
-                              if clip.kind != "recording"])
+        self._keep_captions(file, prompts)
         return prompts
+
+    def _keep_captions(self, file: Path, texts: Mapping[str, str]) -> None:
+        """Write new.json for videos with captions and, for the release's steps, for those without.
+
+        Entries of videos that are not run now stay.
+        """
+        rows = {clip.path.name: (clip.path, texts[clip.name]) for clip in self._clips
+                if clip.kind != "recording"}
+        release = self.options.release_folders
+        if (not release and not any(text for _, text in rows.values())) or (
+                1 in self.options.skip) or self.options.only == 3:
+            return
+        if file.is_file():
+            for path, text in read_caption_entries(file):
+                rows.setdefault(path.name, (path, text))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_captions(file, list(rows.values()))
 
     def _caption(self, clip: Clip, captioner: Captioner, cache: CaptionCache) -> str:
         info = self._infos[clip.name]
@@ -307,8 +327,7 @@ class Pipeline:
         if self.options.release_folders:
             for clip in self._alive():
                 with self._guard(clip):
-                    export_scene(self.result.folders[clip.name], plans[clip.name][0],
-                                 self.options.work / GEOMETRY / clip.name)
+                    self._export(clip, plans[clip.name][0], plans[clip.name][2])
 
     def _planned(
         self, clip: Clip, prompt: str
@@ -318,12 +337,11 @@ class Pipeline:
         geometry = GeometryFolder(folder)
         recording_rate = frame_rate_of(folder, RELEASE_RATE)
         rate = options.frame_rate or (RELEASE_RATE if options.parity else recording_rate)
-        motion = MotionOptions(**{**asdict(options.motion), "frame_rate": rate})
-        unit = 1.0
-        if (isinstance(self._path, CameraMotion) and not options.parity
-                and not motion.rotation_only and self._path.displacement.any()):
-            unit = _foreground(geometry)
+        motion = replace(options.motion, frame_rate=rate)
+        unit = self._unit(geometry)
         plan = plan_camera(self._path, geometry.world_from_camera, unit, motion)
+        if options.parity:
+            plan = plan.whole_blocks()
         name, _ = choose_backend(options.backend)
         mode = options.mode
         if mode == "auto":
@@ -332,11 +350,32 @@ class Pipeline:
             working_size(*geometry.camera.size, options.geometry), rate, options.seed, prompt,
             mode, options.render_backend, options.remember, options.parity)
         key = fingerprint({
-            "geometry": _geometry_identity(folder), "plan": hashlib.sha256(
-                plan.world_from_camera.tobytes() + plan.source_frames.tobytes()).hexdigest(),
+            "geometry": _geometry_identity(folder), "plan": _plan_identity(plan),
             "imagine": asdict(imagine), "recording_rate": recording_rate,
             "backend": None if 3 in options.skip else _backend_identity(options.backend, name)})
         return geometry, plan, imagine, key
+
+    def _unit(self, geometry: GeometryFolder) -> float:
+        """What a displacement of one is, in the unit of the geometry."""
+        options = self.options
+        if (isinstance(self._path, CameraMotion) and not options.parity
+                and not options.motion.rotation_only and self._path.displacement.any()):
+            return _foreground(geometry)
+        return 1.0
+
+    def _export(self, clip: Clip, geometry: GeometryFolder, imagine: ImagineOptions) -> None:
+        """Leave what the release's last step reads: it walks the frames by itself."""
+        motion = replace(self.options.motion, adaptive=False, frame_rate=imagine.frame_rate)
+        unit = self._unit(geometry)
+        plan = plan_camera(self._path, geometry.world_from_camera, unit, motion)
+        shown = replace(imagine, size=RELEASE_SIZE)
+        key = fingerprint({
+            "geometry": _geometry_identity(geometry.folder), "imagine": asdict(shown),
+            "plan": _plan_identity(plan)})
+        rate = frame_rate_of(geometry.folder, RELEASE_RATE)
+        scene = self.options.work / GEOMETRY / clip.name
+        if not export_scene(geometry, plan, rate, shown, scene, key):
+            self.listener.say(f"{scene}: made by another program, left as it is")
 
     def _engine_for(
         self, plans: Sequence[tuple[GeometryFolder, CameraPlan, ImagineOptions, str]]
@@ -408,6 +447,11 @@ def file_identity(place: Path) -> list[list[object]]:
         rows.append([str(file.relative_to(place) if file != place else file.name),
                      stat.st_size, mark])
     return rows
+
+
+def _plan_identity(plan: CameraPlan) -> str:
+    return hashlib.sha256(
+        plan.world_from_camera.tobytes() + plan.source_frames.tobytes()).hexdigest()
 
 
 def _geometry_identity(folder: Path) -> object:

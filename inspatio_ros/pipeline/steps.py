@@ -48,6 +48,17 @@ def is_done(folder: Path, key: str) -> bool:
     return record is not None and record.get("fingerprint") == key
 
 
+def write_record(folder: Path, key: str, notes: Mapping[str, Any] | None = None) -> None:
+    """Note that `folder` holds the result with this fingerprint, whole or not at all."""
+    partial = folder / f"{RECORD}.part"
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps({"fingerprint": key, **(notes or {})}, indent=1, default=str)
+                     + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, folder / RECORD)
+
+
 @contextmanager
 def building(folder: Path, key: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A new folder to write into, which takes the place of `folder` when all went well.
@@ -62,11 +73,7 @@ def building(folder: Path, key: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     notes: dict[str, Any] = {}
     try:
         yield part, notes
-        text = json.dumps({"fingerprint": key, **notes}, indent=1, default=str) + "\n"
-        with (part / RECORD).open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_record(part, key, notes)
         if folder.exists():
             os.replace(folder, old)
         os.replace(part, folder)

@@ -20,7 +20,12 @@ import pytest
 
 from inspatio_ros.cli import main as cli
 from inspatio_ros.cli import view
-from inspatio_ros.files.reference_layout import GeometryFolder, GeometryWriter, write_captions
+from inspatio_ros.files.reference_layout import (
+    GeometryFolder,
+    GeometryWriter,
+    read_ply,
+    write_captions,
+)
 from inspatio_ros.files.videos import VideoWriter, read_video
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.pipeline import clips
@@ -312,6 +317,76 @@ def test_parity_conventions_end_to_end(tmp_path: Path, fixed: tuple[object, ...]
     assert mask.mean() > 200
     clouds = list((out / "work/new_vggt/clip_da3_tmp").glob("frames_pcd/*.ply"))
     assert len(clouds) == (2 if backend == "ply" else 0)
+
+
+def test_the_release_s_last_step_can_go_on(tmp_path: Path, motion: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    """What it reads has a frame for each of the video's, for it walks them by itself."""
+    folder = tmp_path / "in"
+    write_clip(folder / "clip.mp4", 6)
+    words = ("--input_dir", folder, "--traj_txt_path", motion, "--out", tmp_path / "out",
+             "--prompt", "a bar", "--freeze_repeat", "2")
+    assert run(*words) == 0
+    assert frame_counts(tmp_path / "out/clip") == {121}
+    scene = folder / "new_vggt/clip"
+    for name in ("render", "mask"):
+        frames = [f.image for f in read_video(scene / f"render/{name}_offline.mp4")]
+        assert len(frames) == 8
+        assert frames[0].shape == (480, 832, 3)
+    entry, = json.loads((folder / "new.json").read_text())
+    assert entry["text"] == "a bar"
+    assert entry["vggt_depth_path"] == str(scene)
+    before = (scene / "render/render_offline.mp4").stat().st_mtime_ns
+    assert run(*words) == 0
+    assert (scene / "render/render_offline.mp4").stat().st_mtime_ns == before
+    # A caption that is there already is not replaced, nor what another program rendered.
+    write_captions(folder / "new.json", [(folder / "clip.mp4", "a caption"),
+                                         (folder / "other.mp4", "another")])
+    (scene / "inspatio_step.json").unlink()
+    capsys.readouterr()
+    assert run(*words) == 0
+    assert "clip: made by another program, left as it is" in capsys.readouterr().out
+    assert (scene / "render/render_offline.mp4").stat().st_mtime_ns == before
+    assert {e["text"] for e in json.loads((folder / "new.json").read_text())} == {
+        "a caption", "another"}
+
+
+def test_parity_loses_the_frames_that_fill_no_block(tmp_path: Path, motion: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 26)
+    out = tmp_path / "out"
+    assert run(clip, "--out", out, "--trajectory", motion, "--disable_adaptive_frame", "--parity",
+               "--skip_step3") == 0
+    assert sum(1 for _ in read_video(out / "clip/render.mp4")) == 21
+
+
+def test_parity_lays_the_ground_flat(tmp_path: Path, fixed: tuple[object, ...],
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 2)
+    out = tmp_path / "out"
+    geometry = out / "work/new_vggt/clip_da3_tmp"
+    geometry.mkdir(parents=True)
+    mask = np.zeros((24, 32), np.uint8)
+    mask[12:] = 255
+    cv2.imwrite(str(geometry / "ground_mask_1.png"), mask)
+    words = (clip, "--out", out, *fixed, "--parity", "--render_backend", "ply", "--skip_step3")
+    assert run(*words) == 0
+    # All that is seen is a wall facing the camera: it becomes the floor under it.
+    made = GeometryFolder(geometry)
+    for number in range(2):
+        points, _ = made.cloud(number)
+        np.testing.assert_allclose(points[:, 1], 0.0, atol=1e-5)
+    down = made.world_from_camera[0, :3, 2]
+    np.testing.assert_allclose(np.abs(down), (0, 1, 0), atol=1e-6)
+    boxes = np.loadtxt(geometry / "frame_bboxes.txt")
+    assert boxes.shape == (2, 6)
+    np.testing.assert_allclose(boxes[:, [1, 4]], 0.0, atol=1e-5)
+    first, _ = read_ply(geometry / "point_cloud.ply")
+    np.testing.assert_allclose(first[:, 2], 1.0, atol=1e-6)
+    assert (geometry / "ground_mask_1.png").is_file()
+    cv2.imwrite(str(geometry / "ground_mask_7.png"), mask)
+    (geometry / "ground_mask_1.png").unlink()
+    assert run(*words) == 1
+    assert "ground_mask_7.png: there is no frame 7" in capsys.readouterr().err
 
 
 def test_the_recording_s_own_way_is_judged(tmp_path: Path, fixed: tuple[object, ...]) -> None:

@@ -130,3 +130,27 @@ def test_captions_are_kept_by_video(tmp_path: Path) -> None:
     (tmp_path / "new.json").write_text('{"not": "a list"}')
     with pytest.raises(layout.LayoutError, match=r"new\.json"):
         layout.read_captions(tmp_path / "new.json")
+
+
+def test_clouds_come_back_and_foreign_files_are_named(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(7, 3)).astype(np.float32)
+    colors = rng.integers(0, 255, (7, 3)).astype(np.uint8)
+    layout.write_ply(tmp_path / "a.ply", points, colors)
+    back, painted = layout.read_ply(tmp_path / "a.ply")
+    np.testing.assert_array_equal(back, points)
+    np.testing.assert_array_equal(painted, colors)
+    cut = (tmp_path / "a.ply").read_bytes()[:-5]
+    for content in (b"", b"ply\nformat ascii 1.0\nend_header\n1 2 3\n", cut):
+        (tmp_path / "b.ply").write_bytes(content)
+        with pytest.raises(layout.LayoutError, match=r"b\.ply: not a cloud"):
+            layout.read_ply(tmp_path / "b.ply")
+
+
+def test_ground_mask_names_its_frame(tmp_path: Path) -> None:
+    assert layout.ground_mask_of(tmp_path) is None
+    (tmp_path / "ground_mask_12.png").write_bytes(b"")
+    assert layout.ground_mask_of(tmp_path) == (12, tmp_path / "ground_mask_12.png")
+    (tmp_path / "ground_mask_12.png").rename(tmp_path / "ground_mask_a.png")
+    with pytest.raises(layout.LayoutError, match="'a' is not the number of a frame"):
+        layout.ground_mask_of(tmp_path)
