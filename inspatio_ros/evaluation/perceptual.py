@@ -345,6 +345,8 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     mean_gap = first.mean(axis=0) - second.mean(axis=0)
     x = (first - first.mean(axis=0)) / math.sqrt(len(first) - 1)
     y = (second - second.mean(axis=0)) / math.sqrt(len(second) - 1)
-    # trace sqrt(Cx Cy) with C = X'X is the sum of the singular values of X Y': no D x D root.
-    cross = np.linalg.svd(x @ y.T, compute_uv=False).sum()
+    # trace sqrt(Cx Cy) with C = X'X is the sum of the singular values of X Y', and of R S' where
+    # X = Q R and Y = P S: no root of a D x D matrix, and nothing larger than D x D.
+    small = [np.linalg.qr(part, mode="r") for part in (x, y)]
+    cross = np.linalg.svd(small[0] @ small[1].T, compute_uv=False).sum()
     return float(mean_gap @ mean_gap + (x * x).sum() + (y * y).sum() - 2 * cross)
