@@ -106,6 +106,12 @@ def whole(tensor: Tensor) -> Tensor:
     return out.detach()
 
 
+def own(tensor: Tensor) -> Tensor:
+    """This process' part of a tensor, sharing its memory."""
+    part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return part.detach()
+
+
 def like_sharded(full: Tensor, like: Tensor) -> Tensor:
     """`full` laid out as `like` is: this process' part when that is sharded."""
     if not is_sharded(like):
@@ -114,6 +120,13 @@ def like_sharded(full: Tensor, like: Tensor) -> Tensor:
 
     part: Any = like
     return distribute_tensor(full.to(like.device), part.device_mesh, part.placements)
+
+
+def put_back(network: nn.Module) -> None:
+    """Free the gathered weights of a sharded network; the next pass gathers the new ones."""
+    reshard: Any = getattr(network, "reshard", None)
+    if reshard is not None:
+        reshard()
 
 
 def shard(network: nn.Module, process: Process, precision: torch.dtype) -> None:

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from inspatio_ros.model.transformer import CausalTransformer
 from inspatio_ros.model.weights import differences
 from inspatio_ros.training.batches import BatchSource, LatentBatch
-from inspatio_ros.training.distributed import Process, like_sharded, shard, whole
+from inspatio_ros.training.distributed import Process, like_sharded, own, put_back, shard, whole
 from inspatio_ros.training.draws import Draw
 from inspatio_ros.training.objectives import Objective
 from inspatio_ros.training.options import TrainingError, TrainingOptions
@@ -40,28 +40,29 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 class Average:
     """The exponential moving average of a network's weights, in float32."""
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, weights: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
-        self._weights = [p.detach() for p in network.parameters()]
-        self.values = [p.clone() for p in self._weights]
+        self.values = {name: p.detach().clone() for name, p in weights.items()}
+        self._weights = [own(p) for p in weights.values()]
+        self._values = [own(value) for value in self.values.values()]
 
     @torch.no_grad()
     def update(self, started: bool) -> None:
         """Take in the weights as they are now; before the start the average just equals them."""
         if not started:
-            torch._foreach_copy_(self.values, self._weights)
+            torch._foreach_copy_(self._values, self._weights)
             return
-        torch._foreach_lerp_(self.values, self._weights, 1.0 - self.decay)
+        torch._foreach_lerp_(self._values, self._weights, 1.0 - self.decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The network has the averaged weights while inside, and exactly its own afterwards."""
-        own = [p.clone() for p in self._weights]
-        torch._foreach_copy_(self._weights, self.values)
+        before = [p.clone() for p in self._weights]
+        torch._foreach_copy_(self._weights, self._values)
         try:
             yield
         finally:
-            torch._foreach_copy_(self._weights, own)
+            torch._foreach_copy_(self._weights, before)
 
 
 class Trainer:
@@ -94,15 +95,19 @@ class Trainer:
         newest = self.folder.newest(self.config)
         for network in objective.networks.values():
             prepare(network, options, process)
+        # looked up once: while a sharded network works, it shows other tensors
+        self.weights = {
+            name: dict(network.named_parameters())
+            for name, network in objective.networks.items()}
         self.optimisers = {
             name: AdamW(
-                network.parameters(), lr=objective.rates[name],
+                weights.values(), lr=objective.rates[name],
                 betas=(options.beta1, options.beta2), weight_decay=options.weight_decay,
                 fused=not options.shard)
-            for name, network in objective.networks.items()
+            for name, weights in self.weights.items()
         }
         self.average = (
-            Average(objective.networks["model"], options.average) if options.average else None)
+            Average(self.weights["model"], options.average) if options.average else None)
         if newest is not None:
             self._restore(newest)
             if process.first:
@@ -143,7 +148,7 @@ class Trainer:
         figures: dict[str, float] = {}
         clips = 0
         for name in self.objective.updated(step):
-            network, optimiser = self.objective.networks[name], self.optimisers[name]
+            weights, optimiser = self.weights[name], self.optimisers[name]
             optimiser.zero_grad(set_to_none=True)
             for part in range(self.options.accumulate):
                 number = step * self.options.accumulate + part
@@ -156,8 +161,9 @@ class Trainer:
                     share = value.item() / self.options.accumulate
                     figures[f"{name}/{key}"] = figures.get(f"{name}/{key}", 0.0) + share
                 self._check_finite(step, name, batch, figures)
-            self.process.average_gradients(network.parameters())
-            norm = torch.nn.utils.clip_grad_norm_(network.parameters(), self.options.clip)
+            self._put_back()
+            self.process.average_gradients(weights.values())
+            norm = torch.nn.utils.clip_grad_norm_(weights.values(), self.options.clip)
             figures[f"{name}/gradient_norm"] = float(whole(norm))
             self._check_finite(step, name, batch, figures)
             rate = self.objective.rates[name] * self.options.rate(step)
@@ -194,7 +200,7 @@ class Trainer:
         told = ", ".join(f"{key} is {value}" for key, value in wrong.items())
         last = self.folder.checkpoints()
         kept = f"the last good checkpoint is {last[-1]}" if last else "there is no checkpoint yet"
-        bad = [n for n, p in self.objective.networks[name].named_parameters()
+        bad = [n for n, p in self.weights[name].items()
                if p.grad is not None and not bool(whole(p.grad).isfinite().all())]
         where = f"; first gradients that are not finite: {', '.join(bad[:3])}" if bad else ""
         raise TrainingError(
@@ -226,6 +232,11 @@ class Trainer:
             return
         with self.average.applied():
             yield
+            self._put_back()
+
+    def _put_back(self) -> None:
+        for network in self.objective.networks.values():
+            put_back(network)
 
     def _log(self, kind: str, figures: Mapping[str, float]) -> None:
         if not self.process.first:
@@ -250,8 +261,7 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint of this moment."""
         files: dict[str, Tensors] = {}
-        for name, network in self.objective.networks.items():
-            named = dict(network.named_parameters())
+        for name, named in self.weights.items():
             files[name] = {n: whole(p).cpu() for n, p in named.items()}
             moments = self.optimisers[name].state
             files[f"{name}.optimiser"] = {
@@ -266,10 +276,8 @@ class Trainer:
 
     def _average_weights(self) -> Tensors:
         """The averaged weights, or those there are, on the CPU."""
-        network = self.objective.networks["model"]
-        values = network.parameters() if self.average is None else self.average.values
-        names = [name for name, _ in network.named_parameters()]
-        return {n: whole(value).cpu() for n, value in zip(names, values, strict=True)}
+        values = self.weights["model"] if self.average is None else self.average.values
+        return {name: whole(value).cpu() for name, value in values.items()}
 
     def _write_model(self) -> None:
         weights = self._average_weights()
@@ -278,9 +286,8 @@ class Trainer:
 
     @torch.no_grad()
     def _restore(self, checkpoint: Checkpoint) -> None:
-        for name, network in self.objective.networks.items():
+        for name, named in self.weights.items():
             tensors = self._file(checkpoint, name)
-            named = dict(network.named_parameters())
             found = {n: tuple(t.shape) for n, t in tensors.items()}
             wrong = differences(found, {n: tuple(p.shape) for n, p in named.items()})
             if wrong:
@@ -294,10 +301,9 @@ class Trainer:
                 like = named[n]
                 state[like][kind] = value if kind == "step" else like_sharded(value, like)
         if self.average is not None:
-            for (n, _), value in zip(
-                    self.objective.networks["model"].named_parameters(), self.average.values,
-                    strict=True):
-                value.copy_(like_sharded(self._file(checkpoint, "model.average")[n], value))
+            averages = self._file(checkpoint, "model.average")
+            for name, value in self.average.values.items():
+                value.copy_(like_sharded(averages[name], value))
         self.step = checkpoint.step
 
     def _file(self, checkpoint: Checkpoint, name: str) -> Tensors:
