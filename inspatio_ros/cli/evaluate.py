@@ -4,47 +4,36 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from inspatio_ros.evaluation.hindsight import (
-    HindsightOptions,
-    HindsightReport,
-    Result,
-    as_json,
-    evaluate,
-)
-from inspatio_ros.evaluation.report import (
-    contact_sheet,
-    error_picture,
-    markdown_table,
-    provenance_picture,
-    save_picture,
-    text_table,
-)
+from inspatio_ros.evaluation import many
+from inspatio_ros.evaluation.hindsight import HindsightOptions
+from inspatio_ros.evaluation.report import markdown_table, text_table
+from inspatio_ros.evaluation.scored import Settings, score
 from inspatio_ros.files.bag_observations import BagOptions
-from inspatio_ros.files.recordings import open_recording, recording_name
-from inspatio_ros.imagination.backends import AUTO, BACKENDS, BackendOptions, make_backend
-from inspatio_ros.imagination.engine import ImaginationEngine
-from inspatio_ros.imagination.request import ImaginedFrame
+from inspatio_ros.imagination.backends import AUTO, BACKENDS
 from inspatio_ros.memory.world_memory import MemoryOptions
-
-# Rows of one contact sheet; more would not be looked at.
-_SHEET_ROWS = 24
-_SHEET_COLUMNS = ("guide", "imagined", "really seen", "provenance", "error")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("recordings", nargs="+", type=Path, metavar="RECORDING",
-                        help="bag, or folder with frames.csv and calib.json")
+    parser.add_argument("recordings", nargs="+", metavar="RECORDING",
+                        help="bag, folder with frames.csv and calib.json, or a quoted pattern of "
+                        "them like 'bags/**'")
     parser.add_argument("--out", type=Path,
-                        help="folder for report.json, report.md and a contact sheet a recording")
+                        help="folder for report.json, report.csv, report.md and a contact sheet a "
+                        "recording; recordings whose result is there are not done again")
+    spread = parser.add_argument_group("many recordings")
+    spread.add_argument("--engine", default=many.AUTO, choices=many.ENGINES,
+                        help="where recordings are done: one after the other, in processes, on a "
+                        "Ray cluster; auto: processes when there are several")
+    spread.add_argument("--workers", type=int, default=0, metavar="N",
+                        help="recordings at once (0: one a processor core)")
+    spread.add_argument("--ray-address", default="", metavar="ADDRESS",
+                        help="of a running Ray cluster (default: one of this machine)")
     parser.add_argument("--preset", default=AUTO, choices=BACKENDS, help="what fills the holes")
     parser.add_argument("--weights", default="", help="folder of the preset's weights")
     parser.add_argument("--horizons", type=float, nargs="+", default=[0.5, 1.0, 2.0],
@@ -68,104 +57,79 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate each recording; a bad one is reported, the others go on, the status says so."""
-    engine = ImaginationEngine(make_backend(BackendOptions(args.preset, args.weights)))
-    options = HindsightOptions(tuple(args.horizons), args.stride, width=args.width,
-                               skip=args.skip, limit=args.limit, seed=args.seed)
-    memory = MemoryOptions(capacity=2_000_000, max_radius=args.max_radius,
-                           voxel_size=args.voxel_size)
-    reading = BagOptions(min_depth=args.min_depth, max_depth=args.max_depth,
-                         stereo_scale=args.stereo_scale, world_frame=args.world_frame,
-                         time_offset=args.time_offset)
-    reports, failed = [], 0
-    for path in args.recordings:
-        name = recording_name(path)
-        sheet = _Sheet()
-        try:
-            with open_recording(path, options=reading) as frames:
-                report = evaluate(name, frames, engine, options, memory=memory,
-                                  on_frame=sheet.add, on_start=_progress(name))
-        except (ValueError, OSError) as error:
-            print(f"\r{name}: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        print(f"\r{name}: {report.starts} starts, {report.camera.width}x{report.camera.height}, "
-              f"sha256 {report.digest[:16]}")
-        print(text_table(*_by_method(report)) + "\n", flush=True)
-        reports.append(report)
-        if args.out:
-            args.out.mkdir(parents=True, exist_ok=True)
-            sheet.save(args.out / f"{name}.jpg")
-    engine.close()
-    if args.out and reports:
-        _write(args.out, options, reports)
-    return 1 if failed else 0
+    settings = _settings(args)
+    jobs = many.make_jobs(many.find_recordings(args.recordings), settings)
+    engine = many.Engine(args.engine, args.workers, ray_address=args.ray_address)
+    merged = many.evaluate_many(jobs, score, engine, settings.plain(), args.out, on_done=_tell,
+                                say=_say)
+    if merged.resumed:
+        _say(f"{merged.resumed} of {len(jobs)} recordings were done before")
+    if args.out and merged.reports:
+        (args.out / "report.md").write_text(summary(merged.reports) + "\n", encoding="utf-8")
+    if merged.errors:
+        _say(f"{len(merged.errors)} of {len(jobs)} recordings could not be evaluated: "
+             + ", ".join(merged.errors))
+    return 1 if merged.errors else 0
 
 
-def _write(folder: Path, options: HindsightOptions, reports: Sequence[HindsightReport]) -> None:
-    content = {"options": vars(options), "reports": [as_json(report) for report in reports]}
-    (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(summary(reports) + "\n", encoding="utf-8")
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
+        args.preset, args.weights,
+        HindsightOptions(tuple(args.horizons), args.stride, width=args.width, skip=args.skip,
+                         limit=args.limit, seed=args.seed),
+        MemoryOptions(capacity=2_000_000, max_radius=args.max_radius, voxel_size=args.voxel_size),
+        BagOptions(min_depth=args.min_depth, max_depth=args.max_depth,
+                   stereo_scale=args.stereo_scale, world_frame=args.world_frame,
+                   time_offset=args.time_offset),
+        sheet=args.out is not None)
 
 
-def _progress(name: str) -> Callable[[int], None]:
-    def show(starts: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{name}: start {starts}", end="", file=sys.stderr, flush=True)
-    return show
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
 
 
-def _by_method(report: HindsightReport) -> tuple[list[str], list[list[str]]]:
+def _tell(job: many.Job, outcome: many.Outcome) -> None:
+    """One recording is done."""
+    if outcome.report is None:
+        _say(f"{job.name}: {outcome.error}")
+        return
+    report = outcome.report
+    camera = report["camera"]
+    print(f"{job.name}: {report['starts']} starts, {camera['width']}x{camera['height']}, "
+          f"sha256 {report['digest'][:16]}")
+    print(text_table(*_by_method(report)) + "\n", flush=True)
+
+
+def _by_method(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Head and rows: one row a horizon and method."""
     head = ["method", "horizon s", "frames", "coverage", "PSNR all", "covered", "holes", "SSIM"]
     return head, [[
-        r.method, f"{r.horizon_s:g}", str(r.frames), f"{r.coverage:.2f}", f"{r.psnr_all:.2f}",
-        f"{r.psnr_covered:.2f}", f"{r.psnr_holes:.2f}", f"{r.ssim_all:.3f}"]
-        for r in report.results]
+        r["method"], f"{r['horizon_s']:g}", str(r["frames"]), _number(r["coverage"]),
+        _number(r["psnr_all"]), _number(r["psnr_covered"]), _number(r["psnr_holes"]),
+        _number(r["ssim_all"], 3)] for r in report["results"]]
 
 
-def summary(reports: Sequence[HindsightReport]) -> str:
+def _number(value: float | None, digits: int = 2) -> str:
+    return "nan" if value is None else f"{value:.{digits}f}"
+
+
+def summary(reports: Sequence[Mapping[str, Any]]) -> str:
     """All recordings in one Markdown table: PSNR over all pixels, and over the covered ones."""
-    methods = list(dict.fromkeys(r.method for report in reports for r in report.results))
+    methods = list(dict.fromkeys(r["method"] for report in reports for r in report["results"]))
     head = ["recording", "s", "frames", "coverage", *(f"{m}, all" for m in methods),
             *(f"{m}, covered" for m in methods), *(f"{m}, SSIM" for m in methods[-1:])]
     rows = []
     for report in reports:
-        for horizon in dict.fromkeys(r.horizon_s for r in report.results):
-            by: dict[str, Result] = {
-                r.method: r for r in report.results if r.horizon_s == horizon}
-            best = max(methods, key=lambda m: by[m].psnr_all)
+        for horizon in dict.fromkeys(r["horizon_s"] for r in report["results"]):
+            by = {r["method"]: r for r in report["results"] if r["horizon_s"] == horizon}
+            first = by[next(iter(by))]
+            best = max(by, key=lambda m: by[m]["psnr_all"] or 0.0)
+            everywhere = [_number(by[m]["psnr_all"]) if m in by else "" for m in methods]
             rows.append([
-                report.recording, f"{horizon:g}", str(by[methods[0]].frames),
-                f"{by[methods[0]].coverage:.2f}",
-                *(f"**{by[m].psnr_all:.2f}**" if m == best else f"{by[m].psnr_all:.2f}"
-                  for m in methods),
-                *(f"{by[m].psnr_covered:.2f}" for m in methods),
-                *(f"{by[m].ssim_all:.3f}" for m in methods[-1:])])
+                report["recording"], f"{horizon:g}", str(first["frames"]),
+                _number(first["coverage"]),
+                *(f"**{text}**" if m == best else text
+                  for m, text in zip(methods, everywhere, strict=True)),
+                *(_number(by[m]["psnr_covered"]) if m in by else "" for m in methods),
+                *(_number(by[m]["ssim_all"], 3) if m in by else "" for m in methods[-1:])])
     return markdown_table(head, rows)
-
-
-class _Sheet:
-    """Some of the compared frames for a contact sheet; whenever it is full every second leaves."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[str, list[npt.NDArray[np.uint8]]]] = []
-        self._every, self._seen = 1, 0
-
-    def add(self, frame: ImaginedFrame, truth: npt.NDArray[np.uint8], horizon: float) -> None:
-        """Take in one comparison."""
-        if self._seen % self._every == 0:
-            label = (f"{frame.source_stamp_ns * 1e-9:.2f} s + {horizon:g} s: coverage "
-                     f"{frame.support:.2f}")
-            self._rows.append((label, [
-                frame.guide.image, frame.image, truth,
-                provenance_picture(frame.provenance, frame.image),
-                error_picture(frame.image, truth)]))
-        self._seen += 1
-        if len(self._rows) > _SHEET_ROWS:
-            self._rows = self._rows[::2]
-            self._every *= 2
-
-    def save(self, path: Path) -> None:
-        """Write the sheet."""
-        if self._rows:
-            save_picture(path, contact_sheet(_SHEET_COLUMNS, self._rows, 300))

@@ -42,8 +42,8 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=names_of(DOCUMENTS))
 def test_parameters_named_in_documents_are_declared(document: Path) -> None:
-    known = {info.name for root in (ImaginationNodeParameters, DepthParameters, HindsightParameters)
-             for info in describe(root)}
+    roots = (ImaginationNodeParameters, DepthParameters, HindsightParameters)
+    known = {info.name for root in roots for info in describe(root)}
     named = re.findall(rf"`((?:{'|'.join(GROUPS)})\.[a-z_]+)", document.read_text())
     files = {name for name in named if name.rsplit(".", 1)[1] in ("launch", "py", "yaml", "rviz")}
     assert set(named) - files <= known
