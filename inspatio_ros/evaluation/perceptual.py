@@ -347,6 +347,6 @@ def frechet_distance(a: npt.ArrayLike, b: npt.ArrayLike) -> float:
     y = (second - second.mean(axis=0)) / math.sqrt(len(second) - 1)
     # trace sqrt(Cx Cy) with C = X'X is the sum of the singular values of X Y', and of R S' where
     # X = Q R and Y = P S: no root of a D x D matrix, and nothing larger than D x D.
-    small: list[Array] = [np.linalg.qr(part, mode="r") for part in (x, y)]
-    cross = float(np.linalg.norm(small[0] @ small[1].T, "nuc"))
+    small = np.linalg.qr(x).R @ np.linalg.qr(y).R.T
+    cross = float(np.linalg.norm(small, "nuc"))
     return float(mean_gap @ mean_gap + (x * x).sum() + (y * y).sum() - 2 * cross)
