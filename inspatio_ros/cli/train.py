@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the actions; the options of training come from their one description."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add_stage(actions.add_parser("stage", help="run one stage, or go on with it"))
+    add_budget(actions.add_parser("budget", help="time and memory of a plan on a cluster"))
     train_codec.add_codec(actions.add_parser("codec", help="the small model's codec"))
     tune = actions.add_parser("finetune", help="one domain with others replayed, judged both ways")
     study = actions.add_parser("replay-study", help="the same at several ratios, with a report")
@@ -45,6 +46,15 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
                         help="the codec that the latents were made with (article)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     add_options(parser)
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `budget`."""
+    parser.add_argument("--preset", default="inspatio_world_1_3b", choices=sorted(PRESETS))
+    parser.add_argument("--processes", type=int, default=64, help="GPUs")
+    parser.add_argument("--clips", type=int, default=64, help="clips in a global batch")
+    parser.add_argument("--rate", type=float, default=320.0, metavar="TFLOPS",
+                        help="what one GPU keeps up, in 1e12 operations a second (320)")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +89,12 @@ def options_of(args: argparse.Namespace) -> Any:
 def run(args: argparse.Namespace) -> int:
     """Runs the action; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.action == "budget":
+        from inspatio_ros.training.budget import table
+
+        print(table(preset(args.preset), processes=args.processes, clips=args.clips,
+                    rate=args.rate * 1e12))
+        return 0
     if args.action == "codec":
         return train_codec.run_codec(args)
     if args.action == "finetune":
