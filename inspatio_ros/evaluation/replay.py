@@ -109,7 +109,12 @@ def _prepare(folder: Path) -> None:
 
 
 def _engine(preset: str, experiment: Experiment) -> ImaginationEngine:
+    import torch
+
     steps = experiment.steps
+    if experiment.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ExperimentError(f"device: {experiment.device}, but torch finds no CUDA device here; "
+                              "leave the key out to take what there is")
     single = len(steps) == 1
     return ImaginationEngine(make_backend(BackendOptions(
         preset, experiment.weights, experiment.device, () if single else steps,

@@ -507,3 +507,25 @@ def test_frames_in_the_bag_carry_their_expected_error(recording: Path, tmp_path:
     assert math.isnan(values[0])
     assert len(known) == content["expected_error"]["geometric"]["expected"]["pairs"] > 0
     assert all(0.0 < value < 0.5 for value in known)
+
+
+def test_a_device_that_is_not_there_is_named(
+        recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ExperimentError, match="device: cuda:0, but torch finds no CUDA device"):
+        replay(recording, replace(SMALL, device="cuda:0"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_preset_without_its_weights_is_refused(
+        recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["replay", str(recording), "--out", str(tmp_path / "out"), "--preset",
+                   "inspatio_world_1_3b"])
+    assert status == 1
+    assert "needs the folder of its weights" in capsys.readouterr().err
+
+
+def test_a_recording_that_is_not_there_is_named(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    assert f"{tmp_path / 'none'}: no such recording" in capsys.readouterr().err
