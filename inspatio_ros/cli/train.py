@@ -33,7 +33,8 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
         "--nproc-per-node N -m inspatio_ros.cli.main train stage ..."
     )
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="packed clips")
+    parser.add_argument("--data", type=Path, required=True, metavar="FILE",
+                        help="latents of `inspatio data encode`")
     parser.add_argument("--preset", default="tiny", choices=sorted(PRESETS), help="which model")
     parser.add_argument("--batch-size", type=int, default=8, help="clips in a global batch")
     parser.add_argument("--start", type=Path, metavar="PATH",
