@@ -172,7 +172,8 @@ def run_options(args: argparse.Namespace) -> RunOptions:
     return RunOptions(
         trajectory=trajectory, output=output, work=work,
         release_folders=bool(args.input_dir or args.json_path),
-        skip=frozenset(_skipped(args)), florence=florence, prompt=args.prompt,
+        skip=frozenset(_skipped(args)), florence=florence,
+        depth_model=_given_or_default(args.da3_model_path, DA3), prompt=args.prompt,
         motion=MotionOptions(
             relative_to_source=args.relative_to_source, rotation_only=args.rotation_only,
             adaptive=not args.disable_adaptive_frame, freeze_repeat=args.freeze_repeat,

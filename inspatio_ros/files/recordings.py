@@ -28,17 +28,19 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def open_recording(
-    path: str | Path, topics: BagTopics | None = None, options: BagOptions | None = None
+    path: str | Path, topics: BagTopics | None = None, options: BagOptions | None = None, *,
+    keep_all: bool = False,
 ) -> Iterator[Iterator[Observation]]:
     """The observations of a bag or of a folder with frames.csv, in time order.
 
     Depth comes from what `options.depth` names, by default the first of depth pictures, a right
-    camera and the camera's own motion that there is. Raises BagError or SequenceError, naming what
-    is missing, before the first observation.
+    camera and the camera's own motion that there is. keep_all: a folder's frames whose depth
+    cannot be told come too, with depth NaN. Raises BagError or SequenceError, naming what is
+    missing, before the first observation.
     """
     folder = Path(path)
     if (folder / "frames.csv").is_file():
-        with _open_sequence(folder, options or BagOptions()) as observations:
+        with _open_sequence(folder, options or BagOptions(), keep_all) as observations:
             yield observations
         return
     with BagReader(folder) as bag:
@@ -46,7 +48,8 @@ def open_recording(
 
 
 @contextmanager
-def _open_sequence(folder: Path, options: BagOptions) -> Iterator[Iterator[Observation]]:
+def _open_sequence(folder: Path, options: BagOptions,
+                   keep_all: bool) -> Iterator[Iterator[Observation]]:
     sequence = Sequence(folder, SequenceOptions(
         options.min_depth, options.max_depth, options.flying_pixel_jump, options.stereo_scale))
     kind = depth_source(sequence, options.depth)
@@ -62,7 +65,7 @@ def _open_sequence(folder: Path, options: BagOptions) -> Iterator[Iterator[Obser
             PosedPicture(frame.stamp_ns, sequence.image(index), sequence.camera,
                          frame.world_from_camera)
             for index, frame in enumerate(sequence.frames))
-        yield _with_depth(folder, observations_from_motion(
+        yield _with_depth(folder, keep_all, observations_from_motion(
             pictures, lambda: monocular_depth(estimator, options.min_depth, options.max_depth,
                                               options.flying_pixel_jump)))
     finally:
@@ -88,22 +91,24 @@ def depth_source(sequence: Sequence, asked: str) -> str:
     return asked
 
 
-def _with_depth(folder: Path, observations: Iterator[Observation]) -> Iterator[Observation]:
+def _with_depth(folder: Path, keep_all: bool,
+                observations: Iterator[Observation]) -> Iterator[Observation]:
     """Those with depth, as of bags. Raises SequenceError at the end when there was none."""
-    kept = left_out = 0
+    kept = unknown = 0
     for observation in observations:
-        if (observation.depth > 0).any():
-            kept += 1
+        known = bool((observation.depth > 0).any())
+        kept += known
+        unknown += not known
+        if known or keep_all:
             yield observation
-        else:
-            left_out += 1
     if not kept:
         raise SequenceError(
             f"{folder}: no frame's depth can be told from the camera's motion: does the camera "
             "move, is there texture, and are the poses those of this camera?")
-    if left_out:
-        log.warning("%s: %d of %d frames left out: their depth cannot be told from the camera's "
-                    "motion", folder, left_out, kept + left_out)
+    if unknown:
+        log.warning("%s: %d of %d frames %s: it cannot be told from the camera's motion", folder,
+                    unknown, kept + unknown, "have no depth" if keep_all else
+                    "are left out for want of depth")
 
 
 def recording_name(path: str | Path) -> str:

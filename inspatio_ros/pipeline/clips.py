@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from inspatio_ros.files.recordings import recording_name
 from inspatio_ros.files.videos import VideoError, frame_times, read_video, video_info
 
 Picture = npt.NDArray[np.uint8]
@@ -59,7 +60,7 @@ class ClipInfo:
 
 
 def find_clips(path: str | Path) -> list[Clip]:
-    """The clips at `path`: a file, a bag, a folder of frames, of videos or of pictures.
+    """The clips at `path`: a file, a bag, a folder of frames, of videos, of pictures or of bags.
 
     Names are unique. Raises ClipError when there is nothing that can be run.
     """
@@ -77,6 +78,10 @@ def find_clips(path: str | Path) -> list[Clip]:
     pictures = tuple(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
     if pictures:
         return [Clip(place.resolve().name, place, "images", pictures)]
+    recordings = [Clip(recording_name(sub), sub, "recording") for sub in sorted(place.iterdir())
+                  if (sub / "metadata.yaml").is_file() or (sub / "calib.json").is_file()]
+    if recordings:
+        return _with_unique_names(recordings)
     raise ClipError(f"{place}: holds no video ({' '.join(sorted(VIDEO_SUFFIXES))}), picture, bag "
                     "or frames.csv")
 

@@ -171,7 +171,7 @@ def frame_rate_of(folder: Path, otherwise: float) -> float:
 def _observations(clip: Clip, info: ClipInfo | None, depth: ClipDepth | None,
                   options: GeometryOptions) -> Iterator[Observation]:
     if info is None or depth is None:
-        with open_recording(clip.path, options=options.reading) as seen:
+        with open_recording(clip.path, options=options.reading, keep_all=True) as seen:
             size: tuple[int, int] | None = None
             for observation in in_first_camera(seen):
                 size = size or working_size(*observation.camera.size, options)

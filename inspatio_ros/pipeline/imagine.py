@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +33,9 @@ from inspatio_ros.sensing.observation import Observation, Provenance
 
 Progress = Callable[[int], None]
 
+# Frames by which the time of a run is estimated, and videos with a prediction to those without.
+_TIMED = 8
+_VIDEOS_RATIO = 5 / 3
 # Of the release's folders.
 EXPORTED_RENDER, EXPORTED_MASK = "render_offline.mp4", "mask_offline.mp4"
 
@@ -169,6 +174,21 @@ def _guides(geometry: GeometryFolder, plan: CameraPlan, recording_rate: float,
     finally:
         if isinstance(guides, WorldMemory):
             guides.clear()
+
+
+def seconds_to_show(geometry: GeometryFolder, plan: CameraPlan, recording_rate: float,
+                    options: ImagineOptions) -> float:
+    """Seconds that reading, drawing and writing a frame take, without imagining; measured."""
+    few = CameraPlan(plan.source_frames[:_TIMED], plan.world_from_camera[:_TIMED])
+    seconds = 0.0
+    with TemporaryDirectory() as place:
+        for number in range(2):  # the first time, things are compiled
+            folder = Path(place) / str(number)
+            folder.mkdir()
+            start = time.perf_counter()
+            imagine_clip("", geometry, few, None, folder, recording_rate, options, lambda _: None)
+            seconds = time.perf_counter() - start
+    return seconds * _VIDEOS_RATIO / len(few)
 
 
 def export_scene(geometry: GeometryFolder, plan: CameraPlan, recording_rate: float,

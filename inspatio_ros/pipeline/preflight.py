@@ -13,11 +13,17 @@ from typing import Literal
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.backends import (
     PUBLIC,
+    TINY,
+    TINY_FOLDER,
+    TINY_RANDOM,
     BackendOptions,
     choose_backend,
 )
 from inspatio_ros.imagination.engine import Backend
 from inspatio_ros.model.checkpoints import Machine, inspect_folder
+from inspatio_ros.model.cost import parameter_count
+from inspatio_ros.model.presets import preset
+from inspatio_ros.share import share_folder
 
 Decision = Literal["allow", "degrade", "deny"]
 
@@ -30,6 +36,11 @@ _BYTES_PER_PIXEL = 800
 _STORED_BYTES = 4.6
 _VIDEO_BYTES = 0.6
 _USABLE = 0.9
+# A small model's caches and activations, measured (112 MB with its weights, 208 pixels of width).
+_SMALL_BUFFERS = 120_000_000
+# Weights are stored in two bytes a value and computed with in four.
+_LOADED_FACTOR = 2.0
+_WEIGHT_SUFFIXES = frozenset({".safetensors", ".tflite", ".bin", ".pth"})
 
 
 @dataclass(frozen=True)
@@ -67,17 +78,19 @@ def duration(seconds: float) -> str:
 def check(
     backend: BackendOptions, output: Path, frames: int, stored_frames: int,
     size: tuple[int, int], notes: Sequence[str], seconds_a_frame: float | None,
-    machine: Machine | None = None,
+    machine: Machine | None = None, models: Sequence[Path] = (),
 ) -> Preflight:
     """The verdict for making `frames` of `size`, with `stored_frames` of geometry still to store.
 
-    notes: what is already given up (each degrades).
+    notes: what is already given up (each degrades). models: folders or files of the weights of
+    other steps, of which one at a time is in memory.
     """
     here = machine or Machine.here()
     name, reason = choose_backend(backend)
     reasons, decision = list(notes), "degrade" if notes else "allow"
     pixels = size[0] * size[1]
-    memory = _PROGRAM_BYTES + _BYTES_PER_PIXEL * pixels
+    weights = max([_small_model_bytes(backend, name), *map(_loaded_bytes, models)])
+    memory = _PROGRAM_BYTES + _BYTES_PER_PIXEL * pixels + weights
     disk = pixels * (stored_frames * _STORED_BYTES + frames * _VIDEO_BYTES)
     disk_free = shutil.disk_usage(_existing(output)).free
     if name == PUBLIC:
@@ -107,6 +120,27 @@ def check(
     seconds = None if seconds_a_frame is None else frames * seconds_a_frame
     return Preflight(decision, tuple(reasons), name, frames, size, memory, here.host_free,  # type: ignore[arg-type]
                      disk, disk_free, seconds)
+
+
+def _small_model_bytes(backend: BackendOptions, name: str) -> float:
+    """What a small model takes in memory; 0 for the filler and the public model."""
+    if name == TINY_RANDOM:
+        return 4 * parameter_count(preset(TINY_RANDOM)) + _SMALL_BUFFERS
+    if name != TINY:
+        return 0.0
+    try:
+        folder = Path(backend.weights) if backend.weights else share_folder(
+            "weights") / TINY_FOLDER
+    except FileNotFoundError:
+        return _SMALL_BUFFERS
+    return _loaded_bytes(folder) + _SMALL_BUFFERS
+
+
+def _loaded_bytes(place: Path) -> float:
+    """Bytes in memory of the weights in a folder or file; 0 when it is not there."""
+    files = [place] if place.is_file() else place.glob("*") if place.is_dir() else []
+    stored = [file.stat().st_size for file in files if file.suffix in _WEIGHT_SUFFIXES]
+    return _LOADED_FACTOR * sum(stored)
 
 
 def seconds_a_frame(backend: Backend, camera: PinholeCamera) -> float:

@@ -50,7 +50,12 @@ from inspatio_ros.pipeline.geometry import (
     working_size,
 )
 from inspatio_ros.pipeline.guides import WARPER
-from inspatio_ros.pipeline.imagine import ImagineOptions, export_scene, imagine_clip
+from inspatio_ros.pipeline.imagine import (
+    ImagineOptions,
+    export_scene,
+    imagine_clip,
+    seconds_to_show,
+)
 from inspatio_ros.pipeline.preflight import Preflight, check, seconds_a_frame
 from inspatio_ros.pipeline.steps import alone, building, fingerprint, is_done, read_record
 from inspatio_ros.share import share_folder
@@ -61,7 +66,7 @@ log = logging.getLogger(__name__)
 CLIP_ERRORS = (ValueError, OSError, FFmpegError, CaptionError, EstimatorError, NoGeometry)
 RELEASE_RATE = 24.0
 # Blocks from which on it is worth measuring how long they take.
-_PACED_BLOCKS = 20
+_PACED_BLOCKS = 5
 # Files up to this size are told apart by content, larger ones by size and time.
 _HASHED_BYTES = 64 << 20
 
@@ -77,7 +82,8 @@ class RunOptions:
     trajectory: file. output: folder of the results, one folder a clip. work: folder of captions
     and geometry. release_folders: also write what the release's last step reads. skip: steps (1
     captions, 2 geometry, 3 imagination) that are not done; what they made before is used.
-    florence: caption model's folder, None for no captions. prompt: for all clips instead.
+    florence: caption model's folder, None for no captions. depth_model: folder of the depth
+    model, for the preflight. prompt: for all clips instead.
     frame_rate: Hz of the results, None for the recording's. mode: 'auto' is 'model' for the public
     model and in parity, else 'composite'. only: this step alone.
     """
@@ -88,6 +94,7 @@ class RunOptions:
     release_folders: bool = False
     skip: frozenset[int] = frozenset()
     florence: Path | None = None
+    depth_model: Path | None = None
     prompt: str | None = None
     motion: MotionOptions = field(default_factory=MotionOptions)
     geometry: GeometryOptions = field(default_factory=GeometryOptions)
@@ -190,9 +197,13 @@ class Pipeline:
             shown = info.frames + max(0, options.motion.freeze_repeat)
             frames += shown if not isinstance(self._path, CameraMotion) else frame_count(
                 self._path, shown, options.motion)
-        verdict = check(options.backend, options.output, frames, stored, size, (), None)
+        verdict = check(options.backend, options.output, frames, stored, size, (), None,
+                        models=[place for place in (options.florence, options.depth_model)
+                                if place is not None])
         if verdict.decision == "deny":
             raise Denied(verdict.line())
+        if stored:
+            self.listener.say(f"before depth: {verdict.line()}")
 
     def _alive(self) -> list[Clip]:
         return [clip for clip in self._clips if clip.name not in self.result.failures]
@@ -392,7 +403,9 @@ class Pipeline:
         backend = make_backend(self.options.backend)
         pace = None
         if frames > _PACED_BLOCKS * backend.block_frames:
-            pace = seconds_a_frame(backend, plans[0][0].camera.resized(*size))
+            geometry, plan, imagine, _ = plans[0]
+            pace = seconds_a_frame(backend, geometry.camera.resized(*size)) + seconds_to_show(
+                geometry, plan, frame_rate_of(geometry.folder, RELEASE_RATE), imagine)
         self.listener.say(self._verdict(frames, size, notes, pace).line())
         return ImaginationEngine(backend)
 

@@ -479,6 +479,14 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path, fixed: tuple[object,
     assert (peaks[1] - peaks[0]) / 270 <= 1000, peaks
 
 
+def test_a_folder_around_a_bag_is_that_bag(tmp_path: Path) -> None:
+    for name in ("b/bag", "a/one", "a/two"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "metadata.yaml").write_text("")
+    assert [(c.name, c.kind) for c in clips.find_clips(tmp_path / "b")] == [("b", "recording")]
+    assert [c.name for c in clips.find_clips(tmp_path / "a")] == ["one", "two"]
+
+
 def test_nothing_to_run_is_named(tmp_path: Path, motion: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "void").mkdir()

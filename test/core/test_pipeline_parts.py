@@ -113,6 +113,26 @@ def test_preflight_counts_memory_and_disk(tmp_path: Path) -> None:
     assert "needs a CUDA device" in gpu_only.line()
 
 
+def test_preflight_counts_the_weights_of_every_step(tmp_path: Path) -> None:
+    def memory(preset: str, *models: Path, weights: str = "") -> float:
+        return check(BackendOptions(preset, weights), tmp_path, 10, 0, (208, 120), (), None,
+                     Machine("cpu", 8 << 30, 8 << 30), models).memory
+
+    base = memory("geometric")
+    assert 100e6 < memory("tiny_random") - base < 400e6
+    for name, size in (("small", 10_000_000), ("depth", 30_000_000), ("caption", 900_000_000)):
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "model.safetensors").open("wb") as file:
+            file.truncate(size)
+    # One step's model at a time: the largest counts.
+    assert memory("geometric", tmp_path / "depth") - base == 60_000_000
+    assert memory("geometric", tmp_path / "depth", tmp_path / "caption") - base == 1.8e9
+    assert memory("tiny", weights=str(tmp_path / "small")) - base == pytest.approx(140e6)
+    denied = check(BackendOptions("geometric"), tmp_path, 10, 0, (208, 120), (), None,
+                   Machine("cpu", 2 << 30, 2 << 30), [tmp_path / "caption"])
+    assert denied.decision == "deny"
+
+
 def test_durations_are_readable() -> None:
     assert [duration(s) for s in (12.2, 600.0, 9000.0)] == ["12 s", "10 min", "2.5 h"]
 
