@@ -44,7 +44,7 @@ def add_stage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-t2v", type=Path, metavar="PATH",
                         help="the teacher of text to video (jdmd); may be the same")
     parser.add_argument("--codec", type=Path, metavar="PATH",
-                        help="the codec that the latents were made with (article)")
+                        help="the latents' codec: for pictures of validations, for article")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     add_options(parser)
 
@@ -121,10 +121,10 @@ def run_stage(args: argparse.Namespace) -> int:
             teachers["v2v"] = args.teacher_v2v
         if args.teacher_t2v is not None:
             teachers["t2v"] = args.teacher_t2v
+        codec = None if args.codec is None else load_codec(args.codec)
         objective = make_stage(
-            config, options, here, start=args.start, teachers=teachers,
-            codec=None if args.codec is None else load_codec(args.codec))
-        trainer = Trainer(args.run, objective, source, options, here)
+            config, options, here, start=args.start, teachers=teachers, codec=codec)
+        trainer = Trainer(args.run, objective, source, options, here, codec)
         trainer.train()
         if here.first:
             print(f"the model is in {args.run / 'model'}")

@@ -105,6 +105,10 @@ class JointDistillation(Objective):
         """Those of the block-wise stage: loss and error after all steps, teacher-forced."""
         return self._flow.validate(batch, draw)
 
+    def made(self, batch: LatentBatch, draw: Draw) -> Tensor:
+        """Clips as the student makes them, each block from the clean one before."""
+        return self._flow.made(batch, draw)
+
     def _critic(
         self, task: Task, batch: LatentBatch, rolled: RolledOut, draw: Draw, scale: float
     ) -> Tensor:

@@ -64,6 +64,10 @@ class Objective(ABC):
         """Whether this step can work on that batch; else the source's next one is taken."""
         return True
 
+    def made(self, batch: LatentBatch, draw: Draw) -> Tensor | None:
+        """Clips `[B, N, F, C, h, w]` as `model` makes them of a batch; None if it makes none."""
+        return None
+
     @abstractmethod
     def validate(self, batch: LatentBatch, draw: Draw) -> Figures:
         """Figures of `model` on a batch that it was not trained on, without gradients."""
@@ -167,6 +171,15 @@ def noise_levels(draw: Draw, count: int, options: TrainingOptions, config: Model
     at_step = listed[(which * len(listed)).long()]
     levels = torch.where(kind < options.full_noise + options.listed_steps, at_step, levels)
     return torch.where(kind < options.full_noise, torch.ones(()), levels)
+
+
+def first_clip(batch: LatentBatch) -> LatentBatch:
+    """The first clip of a batch."""
+    def cut(part: Tensor | None) -> Tensor | None:
+        return None if part is None else part[:1]
+
+    return replace(batch, target=batch.target[:1], source=cut(batch.source), text=cut(batch.text),
+                   render=cut(batch.render), mask=cut(batch.mask), weight=cut(batch.weight))
 
 
 def first_blocks(batch: LatentBatch, count: int) -> LatentBatch:
@@ -283,14 +296,19 @@ class CausalFlow(Objective):
         loss, clean = self.process.total(sums) / mass
         return {"loss": loss, "clean_error": clean}
 
-    @torch.no_grad()
     def predict(self, batch: LatentBatch, draw: Draw) -> Tensor:
         """All blocks but the last `[B, N - 1, F, C, h, w]` as the model makes them.
 
         Each from the clean block before, in as many denoising steps as chance decides.
         """
         steps = 1 + draw.choose(len(self._sigmas))
-        groups = self.samples(first_blocks(batch, batch.blocks - 1), draw, None, steps)
+        return self.made(first_blocks(batch, batch.blocks - 1), draw, steps)
+
+    @torch.no_grad()
+    def made(self, batch: LatentBatch, draw: Draw, steps: int = 0) -> Tensor:
+        """All blocks `[B, N, F, C, h, w]`, each from the clean block before, in `steps` steps."""
+        steps = steps or len(self._sigmas)
+        groups = self.samples(batch, draw, None, steps)
         made = []
         for group in groups:
             parts = []

@@ -49,7 +49,7 @@ class TrainingOptions:
     final_rate: float = _option(0.05, "share of the learning rate that the cosine ends at")
     clip: float = _option(1.0, "norm that gradients are cut to")
     average: float = _option(0.999, "decay of the weights' moving average; 0: none")
-    average_start: int = _option(0, "step at which the moving average begins")
+    average_start: int = _option(0, "update at which the moving average begins")
     # what is kept and told
     log_every: int = _option(10, "steps between lines in metrics.jsonl")
     validate_every: int = _option(500, "steps between validations; 0: none")

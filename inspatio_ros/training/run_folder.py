@@ -2,7 +2,7 @@
 """The folder of a run: all that is needed to repeat it, go on with it and use its result.
 
     options.json model.json command.txt environment.json   how it was made
-    metrics.jsonl, tensorboard/                             what was measured
+    metrics.jsonl, tensorboard/, pictures/                  what was measured
     checkpoints/step_00000500/                              where it can go on
     model/config.json transformer.safetensors               the result (averaged weights)
 
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -105,6 +106,15 @@ class RunFolder:
                 file.write(json.dumps(dict(figures)) + "\n")
         except OSError as error:
             raise TrainingError(f"cannot write {self.path / 'metrics.jsonl'}: {error}") from error
+
+    def write_picture(self, step: int, picture: Tensor) -> None:
+        """`pictures/step_N.png` of a picture uint8 RGB `[3, H, W]`."""
+        folder = self.path / "pictures"
+        try:
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"step_{step:08d}.png")
+        except OSError as error:
+            raise TrainingError(f"cannot write into {folder}: {error}") from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl."""

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from inspatio_ros.model.codec import VideoCodec
 from inspatio_ros.model.transformer import CausalTransformer
 from inspatio_ros.model.weights import differences
 from inspatio_ros.training.batches import BatchSource, LatentBatch
 from inspatio_ros.training.distributed import Process, like_sharded, own, put_back, shard, whole
 from inspatio_ros.training.draws import Draw
-from inspatio_ros.training.objectives import Objective
+from inspatio_ros.training.objectives import Objective, first_clip
 from inspatio_ros.training.options import TrainingError, TrainingOptions
 from inspatio_ros.training.run_folder import Checkpoint, RunFolder, Tensors
 
@@ -34,11 +35,16 @@ logger = logging.getLogger(__name__)
 
 ALONE = Process()
 SEARCHED = 64  # batches that are looked through for one that suits
+SHOWN = 5  # frames of a picture
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Average:
-    """The exponential moving average of a network's weights, in float32."""
+    """The exponential moving average of a network's weights, in float32.
+
+    The decay after the k-th update is at most k / (9 + k), so that a short run is not an average
+    of its first weights.
+    """
 
     def __init__(self, weights: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
@@ -47,12 +53,10 @@ class Average:
         self._values = [own(value) for value in self.values.values()]
 
     @torch.no_grad()
-    def update(self, started: bool) -> None:
-        """Take in the weights as they are now; before the start the average just equals them."""
-        if not started:
-            torch._foreach_copy_(self._values, self._weights)
-            return
-        torch._foreach_lerp_(self._values, self._weights, 1.0 - self.decay)
+    def update(self, count: int) -> None:
+        """Take in the weights after their `count`-th update; at 0 the average just equals them."""
+        decay = min(self.decay, count / (9.0 + count))
+        torch._foreach_lerp_(self._values, self._weights, 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -68,6 +72,8 @@ class Average:
 class Trainer:
     """Runs an objective over a source of batches into a folder; goes on where that one stopped.
 
+    codec: that of the latents; with it each validation leaves a picture of the first batch's
+    first clip in `pictures/` and in TensorBoard: guide, what the model makes of it, truth.
     Raises TrainingError when the folder belongs to another run or its newest checkpoint is damaged
     or of another architecture.
     """
@@ -79,6 +85,7 @@ class Trainer:
         source: BatchSource,
         options: TrainingOptions,
         process: Process = ALONE,
+        codec: VideoCodec | None = None,
     ) -> None:
         self.folder = RunFolder(run)
         self.objective = objective
@@ -86,6 +93,7 @@ class Trainer:
         self.options = options
         self.process = process
         self.config = objective.config
+        self.codec = None if codec is None else codec.to(process.device).eval()
         self.step = 0
         self._saved_at = time.monotonic()
         self._board: Any = None
@@ -173,7 +181,8 @@ class Trainer:
             optimiser.zero_grad(set_to_none=True)
             figures[f"{name}/rate"] = rate
             if name == "model" and self.average is not None:
-                self.average.update(step >= self.options.average_start)
+                updates = int(next(iter(optimiser.state.values()))["step"])
+                self.average.update(max(0, updates - self.options.average_start))
         return figures, clips
 
     def _batch(self, step: int, number: int) -> LatentBatch:
@@ -217,6 +226,8 @@ class Trainer:
                     break
                 batch.check(self.config)
                 batch = batch.to(self.process.device, torch.float32)
+                if number == 0:
+                    self._show(batch)
                 draw = self._draw(batch, number, "validation")
                 for key, value in self.objective.validate(batch, draw).items():
                     for label in {key, f"{batch.task}/{key}", f"{batch.domain}/{key}"}:
@@ -224,6 +235,24 @@ class Trainer:
         figures = {key: sum(values) / len(values) for key, values in sorted(sums.items())}
         self._log("validation", figures)
         return figures
+
+    def _show(self, batch: LatentBatch) -> None:
+        """A row each for guide, made and true view of one clip, a few frames side by side."""
+        if self.codec is None:
+            return
+        clip = first_clip(batch)
+        made = self.objective.made(clip, Draw((self.options.seed, "picture"), 1))
+        if made is None or not self.process.first:
+            return
+        rows = []
+        for latents in (clip.render, made, clip.target):
+            if latents is not None:
+                frames = self.codec.decode(latents.flatten(1, 2).float())[0]
+                shown = torch.linspace(0, len(frames) - 1, SHOWN).long()
+                rows.append(torch.cat(list(frames[shown]), dim=2))
+        picture = ((torch.cat(rows, dim=1) + 1) / 2).clamp(0, 1).cpu()
+        self.folder.write_picture(self.step, (picture * 255).round().byte())
+        self._writer().add_image("validation/clip", picture, self.step)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -244,10 +273,13 @@ class Trainer:
         self.folder.log({"kind": kind, "step": self.step, **figures})
         shown = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
         logger.info("%s step %d: %s", kind, self.step, shown)
+        for key, value in figures.items():
+            self._writer().add_scalar(f"{kind}/{key}", value, self.step)
+
+    def _writer(self) -> Any:
         if self._board is None:
             self._board = board(self.folder.path / "tensorboard")
-        for key, value in figures.items():
-            self._board.add_scalar(f"{kind}/{key}", value, self.step)
+        return self._board
 
     # --- keeping and going on ------------------------------------------------------------------
 
@@ -342,6 +374,9 @@ class _NoBoard:
     """Where TensorBoard is not installed: metrics.jsonl has it all."""
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
+        """Nothing."""
+
+    def add_image(self, name: str, picture: Tensor, step: int) -> None:
         """Nothing."""
 
     def flush(self) -> None:

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from inspatio_ros.model.config import ModelError
+from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
 from inspatio_ros.model.weights import load_generator
 from inspatio_ros.training import run_folder
 from inspatio_ros.training.batches import LatentBatch
@@ -19,7 +22,7 @@ from inspatio_ros.training.distributed import Process
 from inspatio_ros.training.draws import Draw
 from inspatio_ros.training.objectives import CausalFlow, noise_levels
 from inspatio_ros.training.options import TrainingError, TrainingOptions
-from inspatio_ros.training.trainer import Trainer
+from inspatio_ros.training.trainer import Average, Trainer
 from support.training import TOY, ToySource, toy_model
 
 OPTIONS = TrainingOptions(
@@ -70,6 +73,33 @@ def test_the_run_folder_says_everything(tmp_path: Path) -> None:
     model = load_generator(tmp_path / "model" / "transformer.safetensors", TOY)
     assert model.config == TOY
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_the_average_begins_at_the_weights_and_slows_down(tmp_path: Path) -> None:
+    weights = {"w": torch.nn.Parameter(torch.zeros(2))}
+    average = Average(weights, 0.5)
+    for count, expected in ((0, 1.0), (1, 0.9 * 2 + 0.1), (2, 9 / 11 * 3 + 2 / 11 * 1.9)):
+        with torch.no_grad():
+            weights["w"] += 1
+        average.update(count)
+        assert average.values["w"][0] == pytest.approx(expected)
+    average.update(1000)
+    assert average.values["w"][0] == pytest.approx((expected + 3) / 2)
+    with average.applied():
+        assert torch.equal(weights["w"], average.values["w"])
+    assert weights["w"][0] == 3.0
+
+
+def test_validations_leave_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    codec = SmallCodec(SmallCodecConfig(latent_channels=4))
+    objective = CausalFlow(toy_model(), OPTIONS, Process())
+    Trainer(tmp_path, objective, ToySource(), OPTIONS, codec=codec).train()
+    files = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert files == ["step_00000003.png", "step_00000006.png"]
+    picture = np.asarray(Image.open(tmp_path / "pictures" / files[0]))
+    assert picture.shape == (3 * 32, 5 * 32, 3)
+    assert picture.std() > 1.0
 
 
 def test_another_run_is_not_continued(tmp_path: Path) -> None:
