@@ -41,5 +41,6 @@ def generate_launch_description() -> LaunchDescription:
         # First, so that without RViz launch ends before it has started, and would orphan, a node.
         included("rviz.launch.py", condition=IfCondition(LaunchConfiguration("rviz")),
                  launch_arguments=[("image", "/camera/color/image_raw"), ("plan", "/plan")]),
-        included("replay.launch.py", launch_arguments=[("bag", LaunchConfiguration("bag"))]),
+        included("replay.launch.py", launch_arguments=[("bag", LaunchConfiguration("bag")),
+                                                       ("hindsight", "false")]),
     ])
