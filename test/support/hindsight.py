@@ -35,17 +35,21 @@ CAMERA = PinholeCamera(160, 96, 110.0, 110.0, 79.5, 47.5)
 MOUNT = rigid.from_rotation(np.eye(3), (0.1, 0.0, 0.9)) @ rigid.BODY_FROM_OPTICAL
 SPEED = 0.4
 TICK = 0.1
-# Where the sides of a recorded loop begin; a short drive that turns.
-BEGIN = 4.0
+# The room's loop is straight from here on for so many seconds, and turns before and after.
+BEGIN, STRAIGHT = 9.0, 3.0
 
 
 class DrivingRobot(TestRobot):
-    """Drives through a room. Poses may be wrong: mount_error, odometry_scale are what tf says."""
+    """Drives through a room, or to and fro where its loop is `straight`.
+
+    Poses may be wrong: mount_error, odometry_scale are what tf says.
+    """
 
     __test__ = False
 
     def __init__(self, graph: Graph, *, mount_error: np.ndarray | None = None,
-                 odometry_scale: float = 1.0) -> None:
+                 odometry_scale: float = 1.0, straight: bool = False) -> None:
+        self.straight = straight
         self.world = room(0, moving=False)
         self.camera = CAMERA
         self.mount_error = np.eye(4) if mount_error is None else mount_error
@@ -54,6 +58,9 @@ class DrivingRobot(TestRobot):
         super().__init__(graph)
 
     def base(self, seconds: float) -> np.ndarray:
+        if self.straight:
+            along = (seconds - BEGIN) % (2 * STRAIGHT)
+            seconds = BEGIN + min(along, 2 * STRAIGHT - along)
         return np.asarray(self.world.drive(SPEED, [seconds])[0])
 
     def told(self, seconds: float) -> np.ndarray:
