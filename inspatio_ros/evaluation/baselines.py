@@ -16,7 +16,8 @@ import numpy.typing as npt
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.filler import nearest_blurred, push_pull
-from inspatio_ros.sensing.observation import Observation
+from inspatio_ros.memory.guide import Guide
+from inspatio_ros.sensing.observation import Observation, Provenance
 
 Image = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
@@ -24,6 +25,10 @@ Float = npt.NDArray[np.float32]
 LAST_FRAME, HOMOGRAPHY, NEAREST_VIEW = "last_frame", "homography", "nearest_view"
 SINGLE_WARP, CLASSICAL, MEAN_FILL = "single_warp", "classical_fill", "mean_fill"
 BASELINES = (LAST_FRAME, HOMOGRAPHY, NEAREST_VIEW, SINGLE_WARP, CLASSICAL, MEAN_FILL)
+# Classical fills of the very guide that a model is shown: what its filling has to beat.
+GUIDE_TELEA, GUIDE_NAVIER_STOKES = "guide_telea", "guide_navier_stokes"
+GUIDE_PUSH_PULL, GUIDE_NEAREST, GUIDE_MEAN = "guide_push_pull", "guide_nearest", "guide_mean"
+GUIDE_FILLS = (GUIDE_TELEA, GUIDE_NAVIER_STOKES, GUIDE_PUSH_PULL, GUIDE_NEAREST, GUIDE_MEAN)
 # Those that need the newest frame and its depth only, and no more time than a view takes.
 QUICK = (LAST_FRAME, SINGLE_WARP, CLASSICAL)
 
@@ -85,15 +90,38 @@ def _inpainted(image: Image, holes: Image, method: int) -> Image:
 
 
 def _mean_fill(warped: Image, holes: Image) -> Image:
-    known = holes == 0
+    fills = classical_fills(warped, holes == 0)
+    return fills[GUIDE_MEAN]
+
+
+def guide_fills(guide: Guide, methods: Sequence[str] = GUIDE_FILLS) -> dict[str, Image]:
+    """The guide's picture with what it does not know filled classically, by name of `methods`.
+
+    guide_telea, guide_navier_stokes: inpainting (Telea 2004, Bertalmio 2001). guide_push_pull:
+    Gortler 1996. guide_nearest: the nearest known colour, blurred. guide_mean: the mean of the
+    four. Hints of the guide count as known: the fills get all that the model gets.
+    """
+    wanted = [name for name in GUIDE_FILLS if name in methods]
+    if not wanted:
+        return {}
+    fills = classical_fills(guide.image, guide.provenance != Provenance.UNKNOWN)
+    return {name: fills[name] for name in wanted}
+
+
+def classical_fills(image: Image, known: npt.NDArray[np.bool_]) -> dict[str, Image]:
+    """Four classical fills of a picture and their mean, by the names of `GUIDE_FILLS`."""
     if not known.any():
-        return warped
-    color = warped.astype(np.float32)
-    fills = (_inpainted(warped, holes, cv2.INPAINT_TELEA).astype(np.float32),
-             _inpainted(warped, holes, cv2.INPAINT_NS).astype(np.float32),
-             push_pull(color, known.astype(np.float32)), nearest_blurred(color, known))
-    mean = np.rint(sum(fills) / len(fills)).clip(0, 255).astype(np.uint8)
-    return np.asarray(np.where(known[..., None], warped, mean), dtype=np.uint8)
+        return dict.fromkeys(GUIDE_FILLS, image)
+    color, holes = image.astype(np.float32), (~known).astype(np.uint8)
+    fills = {
+        GUIDE_TELEA: _inpainted(image, holes, cv2.INPAINT_TELEA).astype(np.float32),
+        GUIDE_NAVIER_STOKES: _inpainted(image, holes, cv2.INPAINT_NS).astype(np.float32),
+        GUIDE_PUSH_PULL: push_pull(color, known.astype(np.float32)),
+        GUIDE_NEAREST: nearest_blurred(color, known)}
+    fills[GUIDE_MEAN] = np.mean(list(fills.values()), axis=0)
+    whole = {name: np.rint(fill).clip(0, 255).astype(np.uint8) for name, fill in fills.items()}
+    return {name: np.asarray(np.where(known[..., None], image, fill), dtype=np.uint8)
+            for name, fill in whole.items()}
 
 
 def planar_warp(image: Image, depth: Float, camera: PinholeCamera,

@@ -28,10 +28,12 @@ from inspatio_ros.evaluation.along import (
 )
 from inspatio_ros.evaluation.baselines import (
     BASELINES,
+    GUIDE_FILLS,
     QUICK,
     ViewBank,
     baselines,
     depth_of,
+    guide_fills,
     picture_of,
 )
 from inspatio_ros.evaluation.calibration import (
@@ -106,9 +108,10 @@ class HindsightOptions:
             raise ValueError("stride and warm_up must be at least 1, width at least 16")
         if self.skip < 0 or self.limit < 0:
             raise ValueError("skip and limit must be at least 0")
-        unknown = [name for name in self.methods if name not in BASELINES]
+        unknown = [name for name in self.methods if name not in (*BASELINES, *GUIDE_FILLS)]
         if unknown:
-            raise ValueError(f"methods must be of {', '.join(BASELINES)}, got {unknown[0]}")
+            known = ", ".join((*BASELINES, *GUIDE_FILLS))
+            raise ValueError(f"methods must be of {known}, got {unknown[0]}")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -292,7 +295,7 @@ class _Walk:
                                        views.later[number].stamp_ns)
             shown = {method: frame.image}
             if is_first:
-                for name, picture in self._baselines(frame.world_from_camera, views.now).items():
+                for name, picture in self._baselines(frame, views.now).items():
                     drawn[number, name] = shown[name] = picture
             parts, causes = self._parts(frame, views, number)
             for name, picture in shown.items():
@@ -311,9 +314,13 @@ class _Walk:
         if self._options.thorough:
             self._whole_way(method, frames, views)
 
-    def _baselines(self, pose: Array, now: Observation) -> dict[str, Image]:
-        assert self.camera is not None
-        return baselines(self.camera, pose, now, self._options.methods, self._bank)
+    def _baselines(self, frame: ImaginedFrame, now: Observation) -> dict[str, Image]:
+        """The pictures of the methods of the options, in their order."""
+        methods = self._options.methods
+        alone = [name for name in methods if name not in GUIDE_FILLS]
+        found = baselines(frame.camera, frame.world_from_camera, now, alone, self._bank)
+        found.update(guide_fills(frame.guide, methods))
+        return {name: found[name] for name in methods}
 
     def _parts(self, frame: ImaginedFrame, views: _StartViews, number: int
                ) -> tuple[dict[str, Mask], npt.NDArray[np.uint8]]:
@@ -338,7 +345,7 @@ class _Walk:
         match = views.match(number)
         before = {method: frames[number - 1].image} if number else {}
         if is_first and number:
-            before.update(self._baselines(frames[number - 1].world_from_camera, views.now))
+            before.update(self._baselines(frames[number - 1], views.now))
         again = self._past.is_revisit(views.now.stamp_ns, pose)
         for name, picture in shown.items():
             score = self._scores.at(horizon, name)

@@ -14,10 +14,12 @@ import pytest
 from inspatio_ros.cli.main import main
 from inspatio_ros.evaluation.baselines import (
     CLASSICAL,
+    GUIDE_FILLS,
     LAST_FRAME,
     SINGLE_WARP,
     baselines,
     forward_warp,
+    guide_fills,
 )
 from inspatio_ros.evaluation.hindsight import (
     HindsightOptions,
@@ -40,6 +42,7 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
+from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.gating import FuseGate
 from inspatio_ros.sensing.observation import Observation, Provenance
@@ -165,6 +168,38 @@ def test_baselines_leave_no_hole_black() -> None:
     pictures = baselines(CAMERA, aside, seen)
     for method in (SINGLE_WARP, CLASSICAL):
         assert (pictures[method].sum(axis=2) == 0).mean() < 0.02
+
+
+def test_fills_of_the_guide_keep_what_it_knows_and_fill_the_rest() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (24, 32, 3)).astype(np.uint8)
+    image[:] = image.mean(axis=(0, 1))
+    labels = np.full((24, 32), Provenance.MEMORY, np.uint8)
+    labels[:, 8] = Provenance.IMAGINED  # a hint: as good as known to a fill
+    image[:, 8] = (250, 0, 0)
+    labels[6:12, 16:24] = Provenance.UNKNOWN
+    image[6:12, 16:24] = 0
+    guide = Guide(image, np.ones((24, 32), np.float32), labels)
+    fills = guide_fills(guide)
+    assert tuple(fills) == GUIDE_FILLS
+    wall = image[0, 0].astype(int)
+    for name, fill in fills.items():
+        assert np.array_equal(fill[labels != 0], image[labels != 0]), name
+        assert np.abs(fill[6:12, 16:24].astype(int) - wall).max() <= 2, name
+    assert guide_fills(guide, ["last_frame"]) == {}
+    assert list(guide_fills(guide, ["guide_mean"])) == ["guide_mean"]
+
+
+def test_hindsight_scores_fills_of_the_guide_when_asked() -> None:
+    options = HindsightOptions(horizons=(0.4,), stride=5, warm_up=5, width=160,
+                               methods=("last_frame", "guide_mean"))
+    report = evaluate("room", drive(2.0), geometric(), options)
+    rows = {row.method: row for row in report.results}
+    assert list(rows) == ["last_frame", "guide_mean", "geometric"]
+    # Where geometry backs the view, a fill of the guide is the guide.
+    assert rows["guide_mean"].psnr_covered == pytest.approx(rows["geometric"].psnr_covered)
+    with pytest.raises(ValueError, match="methods must be of"):
+        HindsightOptions(methods=("guide_magic",))
 
 
 def test_a_report_is_plain_json() -> None:
