@@ -235,7 +235,7 @@ def test_a_codec_that_looks_ahead_streams_like_batch() -> None:
 
 
 def test_a_filled_render_hides_no_hole_from_the_mask(backend: GeneratorBackend) -> None:
-    """With fill_render the model sees a first guess in the holes, and still that they are holes."""
+    """With fill_render the model sees a guess in the holes, and still that they are holes."""
     request = _request(12)
     session = backend.begin(request)
     image = np.full((CAMERA.height, CAMERA.width, 3), 90, np.uint8)
