@@ -89,7 +89,9 @@ class VideoWriter:
         stream.codec_context.time_base = _TIME_BASE
         # One keyframe a second: seeking in the player page stays quick.
         stream.codec_context.gop_size = max(1, round(self._rate))
-        stream.options = {"crf": str(self._crf), "preset": "veryfast"}
+        # Without mbtree: x264's lookahead for it reads memory that it never wrote, so that the
+        # same pictures give other bytes now and then.
+        stream.options = {"crf": str(self._crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         return stream
 
     def close(self) -> None:

@@ -202,6 +202,8 @@ def export_scene(geometry: GeometryFolder, plan: CameraPlan, recording_rate: flo
         return True
     if (scene / "render" / EXPORTED_RENDER).is_file() and read_record(scene) is None:
         return False
+    scene.mkdir(parents=True, exist_ok=True)
+    write_record(scene, "")  # ours from now on, whoever is killed before the end
     write_scene(scene, geometry)
     camera = geometry.camera.resized(*options.size)
     frames = FrameObservations(geometry, plan, options.size, recording_rate, None)

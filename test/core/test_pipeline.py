@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,35 +123,63 @@ def test_done_steps_are_not_done_again(tmp_path: Path, fixed: tuple[object, ...]
     assert depth.stat().st_mtime_ns == before[depth]
 
 
-@pytest.mark.parametrize("killed_at", ["depth", "imagine"])
-def test_killed_and_started_again_is_as_undisturbed(
-    tmp_path: Path, fixed: tuple[object, ...], killed_at: str
-) -> None:
-    clip = write_clip(tmp_path / "clip.mp4", 6)
-    assert run(clip, "--out", tmp_path / "whole", *fixed) == 0
-    program = f"""
+# Kills itself when a step has made so many frames, or before so many-th file or folder is put in
+# its place: then all is written, and nothing of it counts yet.
+SUICIDAL = """
 import os, signal, sys
-from inspatio_ros.cli import run as command
 from contextlib import contextmanager
+from inspatio_ros.cli import run as command
+from inspatio_ros.cli.main import main
+what, number = sys.argv[1], int(sys.argv[2])
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 @contextmanager
 def bar(self, label, total):
-    def update(done):
-        if label.endswith({killed_at!r}) and done == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-    yield update
+    yield lambda done: die() if label.endswith(what) and done == number else None
 command.Bars.bar = bar
-from inspatio_ros.cli.main import main
-main(sys.argv[1:])
+replace, calls = os.replace, []
+def counted(*places):
+    calls.append(places)
+    if what == "replace" and len(calls) == number:
+        die()
+    replace(*places)
+os.replace = counted
+main(sys.argv[3:])
 """
-    words = ["run", str(clip), "--out", str(tmp_path / "killed"), *map(str, fixed), "--preset",
-             "geometric", "--depth", "plane"]
-    done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, timeout=200,
-                          capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An input folder and the result of a run that nothing disturbed."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    write_clip(place / "in/clip.mp4", 14)
+    (place / "turn.txt").write_text(MOTION)
+    assert run("--input_dir", place / "in", "--out", place / "out", "--traj_txt_path",
+               place / "turn.txt", "--disable_adaptive_frame", "--prompt", "a bar") == 0
+    return place
+
+
+@pytest.mark.parametrize(("what", "number"), [
+    ("depth", 1), ("depth", 14), ("imagine", 3), ("imagine", 14), ("replace", 1), ("replace", 2),
+    ("replace", 3), ("replace", 5), ("replace", 8), ("replace", 10)])
+def test_killed_and_started_again_is_as_undisturbed(
+    tmp_path: Path, undisturbed: Path, what: str, number: int
+) -> None:
+    (tmp_path / "in").mkdir()
+    shutil.copyfile(undisturbed / "in/clip.mp4", tmp_path / "in/clip.mp4")
+    words = ["--input_dir", "in", "--out", "out", "--traj_txt_path",
+             str(undisturbed / "turn.txt"), "--disable_adaptive_frame", "--prompt", "a bar"]
+    command = ["run", *words, "--preset", "geometric", "--depth", "plane"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", SUICIDAL, what, str(number), *command], cwd=tmp_path, timeout=200,
+        env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not (tmp_path / "killed/clip").exists()
-    assert run(clip, "--out", tmp_path / "killed", *fixed) == 0
-    assert contents(tmp_path / "killed/clip") == contents(tmp_path / "whole/clip")
-    assert not list((tmp_path / "killed").rglob("*.part"))
+    with contextlib.chdir(tmp_path):
+        assert run(*words) == 0
+    for part in ("out", "in/new_vggt"):
+        assert contents(tmp_path / part) == contents(undisturbed / part)
+    assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".part", ".old", ".lock"))
+                or p.name.startswith("part.")]
 
 
 def test_bad_videos_are_skipped_and_the_status_says_so(
