@@ -26,14 +26,15 @@ def ground(pitch: float, roll: float, height: float, outliers: int) -> np.ndarra
 @given(SMALL, SMALL, st.floats(0.5, 2.0), st.integers(0, 300))
 def test_the_ground_lies_flat(pitch: float, roll: float, height: float, outliers: int) -> None:
     points = ground(pitch, roll, height, outliers)
-    aligned = rigid.transform_points(ground_alignment(points), points)[:800]
-    assert np.ptp(aligned[:, 1]) < 0.15
+    alignment = ground_alignment(points)
+    aligned = rigid.transform_points(alignment, points)
+    # The method takes a plane from which most points lie within 0.1 on either side.
+    assert np.percentile(np.abs(aligned[:800, 1] - np.median(aligned[:800, 1])), 80) < 0.1
     # The shift is that of the mean of all points of the mask, as in the public release.
-    all_mean = rigid.transform_points(ground_alignment(points), points)[:, 1].mean()
-    assert abs(all_mean) < 1e-9
+    assert abs(aligned[:, 1].mean()) < 1e-9
     # Things above the ground have smaller y: up stays up.
     above = rigid.from_euler(roll, pitch, 0.0)[:3, :3] @ np.array([0.0, -1.0, 0.0])
-    assert (ground_alignment(points)[:3, :3] @ above)[1] < -0.9
+    assert (alignment[:3, :3] @ above)[1] < -0.9
 
 
 def test_flat_ground_is_only_shifted_and_too_little_is_left_alone() -> None:
