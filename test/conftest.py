@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that a change is judged by what it changes;
+# --hypothesis-profile=explore draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("explore", max_examples=500)
+settings.load_profile("repeatable")
 
 if TYPE_CHECKING:
     from support.ros import Graph
