@@ -61,6 +61,18 @@ def test_an_interrupted_run_equals_an_undisturbed_one(tmp_path: Path, precision:
     assert len(losses("whole")) == 6
 
 
+def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(tmp_path).train()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    lines = [line for line in run_folder.RunFolder(tmp_path).metrics() if line["kind"] == "train"]
+    told = [event.value for event in events.Scalars("train/model/loss")]
+    assert told == pytest.approx([line["model/loss"] for line in lines], rel=1e-5)
+    assert "validation/loss" in events.Tags()["scalars"]
+
+
 def test_the_run_folder_says_everything(tmp_path: Path) -> None:
     trainer(tmp_path).train()
     assert TrainingOptions.from_json((tmp_path / "options.json").read_text()) == OPTIONS
