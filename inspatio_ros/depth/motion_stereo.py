@@ -4,7 +4,9 @@
 Method: the newest picture is swept by planes (Collins 1996) against a few earlier ones that are
 turned to its orientation, so that every plane is a scaling and a shift of the picture. Windows are
 compared by census codes (Zabih and Woodfill 1994), smoothness comes from semi-global matching
-(Hirschmueller 2008). What moves by itself, is hidden or has no parallax is unknown.
+(Hirschmueller 2008). What moves by itself, is hidden or has no parallax is unknown; gaps within a
+surface get the plane of what is known around them, reached without crossing an edge of the picture
+(recursive edge-aware weights, Gastal and Oliveira 2011).
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ _SPECKLE_PLANES = 2.0
 _HOLE_RADIUS = 2
 _HOLE_KNOWN = 8
 _HOLE_SPREAD = 2.0
+# Gaps: how fast weights fade, in px of way and in grey levels of edges crossed; what has to arrive
+# and how well it has to lie on a plane.
+_REACH, _EDGE = 70.0, 16.0
+_SUPPORT, _SPREAD = 2.5, 0.17
 
 
 @dataclass(frozen=True)
@@ -46,24 +52,26 @@ class MotionStereoOptions:
     the full size. planes: depths tried. min_parallax: pixels of the matched picture by which a
     point must have moved between the two; the relative error of depth is about 0.4 over it.
     uniqueness: ratio by which the best depth must win. max_cost: census bits, of 24, that may
-    differ. speckle_size: smallest region kept, pixels of the matched picture. consistency:
-    relative difference to an earlier depth picture above which depth is dropped. max_age: s after
-    which a picture is no partner any more (things move, odometry drifts).
+    differ. speckle_size: smallest region kept, pixels of a picture of `pixels`. consistency:
+    relative difference to an earlier depth picture above which depth is dropped. gap: pixels of
+    the matched picture, at most so far from what was measured a surface is continued; 0 leaves
+    gaps. max_age: s after which a picture is no partner any more (things move, odometry drifts).
     """
 
     min_depth: float = 0.3
     max_depth: float = 80.0
     min_baseline: float = 0.05
     max_rotation: float = 0.5
-    partners: int = 3
-    capacity: int = 12
+    partners: int = 4
+    capacity: int = 16
     pixels: int = 80_000
     planes: int = 64
     min_parallax: float = 2.5
     uniqueness: float = 1.02
     max_cost: float = 9.0
-    speckle_size: int = 60
-    consistency: float = 0.15
+    speckle_size: int = 400
+    consistency: float = 0.08
+    gap: float = 24.0
     max_age: float = 30.0
 
     def __post_init__(self) -> None:
@@ -142,7 +150,10 @@ class MotionStereo:
             inverse = self._inverse_depth(view, partners, small)
             view = _View(stamp_ns, picture, pose, inverse)
         self._keep(view, small)
-        return None if inverse is None else self._full_size(inverse, camera)
+        if inverse is None:
+            return None
+        # What is filled in here is no measurement that later pictures are checked against.
+        return self._full_size(self._without_gaps(inverse, picture), camera)
 
     def _matched_camera(self, camera: PinholeCamera) -> PinholeCamera:
         scale = min(1.0, math.sqrt(self.options.pixels / (camera.width * camera.height)))
@@ -207,7 +218,8 @@ class MotionStereo:
         offset = turned[0][2]
         planes = self._without_hidden(planes, offset, step, small)
         planes[_parallax(planes, offset, step, small) < options.min_parallax] = np.nan
-        planes = _without_speckles(planes, options.speckle_size)
+        planes = _without_speckles(
+            planes, round(options.speckle_size * planes.size / options.pixels))
         planes = _without_holes(planes)
         inverse = planes * np.float32(step)
         inverse = self._consistent(inverse, view, partners, small)
@@ -280,6 +292,30 @@ class MotionStereo:
                 against += np.where(np.isfinite(ratio), np.where(agrees, -1, 1), 0).astype(np.int8)
         return np.where(against > 0, np.float32(np.nan), inverse)
 
+    def _without_gaps(self, inverse: Depth, picture: Picture) -> Depth:
+        """`inverse` with its surfaces continued into gaps; inverse depth of a plane is linear."""
+        if self.options.gap <= 0 or not np.isfinite(inverse).any():
+            return inverse
+        height, width = inverse.shape
+        unknown = np.isnan(inverse).astype(np.uint8)
+        distance = cv2.distanceTransform(unknown, cv2.DIST_L2, 3)
+        near = (distance <= self.options.gap).astype(np.uint8)
+        # In units of the nearest: the moments are sums of squares in float32.
+        unit = np.float32(np.nanmax(inverse))
+        known = inverse / unit
+        sums = np.empty((height, width, 10), np.float32)
+        along, down = _passing(picture)
+        _in_two(height, lambda a, b: kernels.moments(known, sums, a, b))
+        _in_two(height, lambda a, b: kernels.spread_rows(sums, along, a, b))
+        _in_two(width, lambda a, b: kernels.spread_columns(sums, down, a, b))
+        filled = np.empty_like(inverse)
+        _in_two(height, lambda a, b: kernels.fill_surfaces(
+            known, sums, near, np.float32(_SUPPORT), np.float32(_SPREAD), filled, a, b))
+        filled *= unit
+        low, high = 1 / self.options.max_depth, 1 / self.options.min_depth
+        with np.errstate(invalid="ignore"):
+            return np.where((filled >= low) & (filled <= high), filled, np.float32(np.nan))
+
     def _full_size(self, inverse: Depth, camera: PinholeCamera) -> Depth:
         # Nearest keeps silhouettes sharp: a mean of two depths is a point in the air.
         large = cv2.resize(inverse, camera.size, interpolation=cv2.INTER_NEAREST)
@@ -326,6 +362,16 @@ def _plane_maps(offset: Array, step: float, planes: int, small: PinholeCamera) -
     return np.stack([
         scale, small.cx + scale * (small.fx * offset[0] * inverse - small.cx),
         small.cy + scale * (small.fy * offset[1] * inverse - small.cy)], axis=1).astype(np.float32)
+
+
+def _passing(picture: Picture) -> tuple[Depth, Depth]:
+    """Weights [H, W] that pass from the pixel to the left, and from the one above."""
+    grey = picture.astype(np.float32)
+    along, down = np.zeros_like(grey), np.zeros_like(grey)
+    along[:, 1:] = np.abs(np.diff(grey, axis=1))
+    down[1:] = np.abs(np.diff(grey, axis=0))
+    return (np.exp(-1 / np.float32(_REACH) - along / np.float32(_EDGE)),
+            np.exp(-1 / np.float32(_REACH) - down / np.float32(_EDGE)))
 
 
 def _parallax(planes: Depth, offset: Array, step: float, small: PinholeCamera) -> Depth:

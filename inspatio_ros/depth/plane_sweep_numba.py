@@ -236,3 +236,96 @@ def fill_holes(planes: Any, filled: Any, radius: Any, needed: Any, spread: Any, 
                         count += 1
             if count >= needed and highest - lowest <= spread:
                 filled[y, x] = total / np.float32(count)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def moments(planes: Any, sums: Any, first: Any, last: Any) -> None:
+    """Moments [rows, W, 10] of known planes over their places, of each pixel alone.
+
+    1, x, y, xx, xy, yy, d, dx, dy, dd with x, y from the middle in units of 100 px; 0 if unknown.
+    """
+    height, width = planes.shape
+    for row in range(first, last):
+        y = np.float32((row - height / 2) / 100)
+        for column in range(width):
+            d = planes[row, column]
+            if not d > 0:
+                sums[row, column] = 0
+                continue
+            x = np.float32((column - width / 2) / 100)
+            here = sums[row, column]
+            here[0], here[1], here[2] = 1, x, y
+            here[3], here[4], here[5] = x * x, x * y, y * y
+            here[6], here[7], here[8], here[9] = d, d * x, d * y, d * d
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def spread_rows(sums: Any, weights: Any, first: Any, last: Any) -> None:
+    """Add to each pixel those of its row, rows first..last in place, fading by `weights` a step.
+
+    weights float32 [H, W]: what passes between a pixel and the one before it.
+    """
+    width, channels = sums.shape[1], sums.shape[2]
+    own = np.empty((width, channels), np.float32)
+    run = np.empty(channels, np.float32)
+    for row in range(first, last):
+        own[:] = sums[row]
+        for x in range(1, width):
+            for c in range(channels):
+                sums[row, x, c] += weights[row, x] * sums[row, x - 1, c]
+        run[:] = 0
+        for x in range(width - 2, -1, -1):
+            for c in range(channels):
+                run[c] = weights[row, x + 1] * (run[c] + own[x + 1, c])
+                sums[row, x, c] += run[c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def spread_columns(sums: Any, weights: Any, first: Any, last: Any) -> None:
+    """As `spread_rows`, along columns first..last."""
+    height, channels = sums.shape[0], sums.shape[2]
+    own = np.empty((height, channels), np.float32)
+    run = np.empty(channels, np.float32)
+    for x in range(first, last):
+        own[:] = sums[:, x]
+        for row in range(1, height):
+            for c in range(channels):
+                sums[row, x, c] += weights[row, x] * sums[row - 1, x, c]
+        run[:] = 0
+        for row in range(height - 2, -1, -1):
+            for c in range(channels):
+                run[c] = weights[row + 1, x] * (run[c] + own[row + 1, c])
+                sums[row, x, c] += run[c]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def fill_surfaces(planes: Any, sums: Any, near: Any, support: Any, spread: Any, filled: Any,
+                  first: Any, last: Any) -> None:
+    """`planes` with unknown pixels set to the plane that spread moments fit, rows first..last.
+
+    Only where `near` [H, W] is set, the weights sum to `support`, and the known planes lie within
+    the share `spread` of the fit.
+    """
+    height, width = planes.shape
+    ridge = np.float64(1e-3)
+    for row in range(first, last):
+        y = (row - height / 2) / 100
+        for column in range(width):
+            filled[row, column] = planes[row, column]
+            here = sums[row, column]
+            count = np.float64(here[0])
+            if planes[row, column] > 0 or near[row, column] == 0 or count < support:
+                continue
+            x = (column - width / 2) / 100
+            mx, my, md = here[1] / count, here[2] / count, here[6] / count
+            xx, yy = here[3] / count - mx * mx + ridge, here[5] / count - my * my + ridge
+            xy = here[4] / count - mx * my
+            dx, dy = here[7] / count - mx * md, here[8] / count - my * md
+            area = xx * yy - xy * xy
+            if area <= 0:
+                continue
+            a, b = (dx * yy - dy * xy) / area, (dy * xx - dx * xy) / area
+            fit = md + a * (x - mx) + b * (y - my)
+            rest = here[9] / count - md * md - a * dx - b * dy
+            if fit > 0 and rest < (spread * fit) ** 2:
+                filled[row, column] = fit

@@ -162,11 +162,13 @@
       const y = (v) => height - 4 - ((v - low) / (high - low || 1)) * (height - 8);
       pen.strokeStyle = "#6cb6ff";
       pen.lineWidth = 1.5 * devicePixelRatio;
+      pen.lineCap = "round";
       pen.beginPath();
       let down = false;
       values.forEach((v, i) => {
         if (v === null) { down = false; return; }
-        if (down) pen.lineTo(x(i), y(v)); else pen.moveTo(x(i), y(v));
+        if (!down) pen.moveTo(x(i), y(v)); // and a dot, should it stand alone
+        pen.lineTo(x(i), y(v));
         down = true;
       });
       pen.stroke();
