@@ -20,13 +20,19 @@ from tf2_msgs.msg import TFMessage
 
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.filler import GeometricFiller
+from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.imagination.request import ImaginedFrame as Imagined
+from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.msg import ErrorCalibration, HindsightScore, ImaginedFrame
 from inspatio_ros.ros import qos
 from inspatio_ros.ros.convert import cameras, images
 from inspatio_ros.ros.convert.paths import matrix_to_pose, matrix_to_transform
 from inspatio_ros.ros.convert.stamps import to_duration, to_time
 from inspatio_ros.ros.hindsight_node import HindsightNode
-from inspatio_ros.sensing.observation import Provenance
+from inspatio_ros.sensing.observation import Observation, Provenance
 from inspatio_ros.worlds.room import room
 from support.imagination import FRAME, TestRobot
 from support.ros import Graph
@@ -117,8 +123,9 @@ class FakeImagination:
 
     def send(self, robot: DrivingRobot, ahead: float, *, world: str = "odom",
              wrong: bool = False, camera: PinholeCamera = CAMERA, labels: int | None = None,
-             source_seconds: float | None = None) -> int:
-        """The perfect view `ahead` seconds later (noise where `wrong`); its stamp."""
+             source_seconds: float | None = None, imagined: Imagined | None = None) -> int:
+        """The perfect view `ahead` seconds later (noise where `wrong`), or `imagined`; its stamp.
+        """
         seconds = (robot.seconds if source_seconds is None else source_seconds) + ahead
         view = robot.world.render(camera, robot.base(seconds) @ MOUNT, seconds)
         image = view.image
@@ -127,6 +134,9 @@ class FakeImagination:
         header = robot.header(robot.now_ns + round(ahead * 1e9), "imagined_camera_optical")
         provenance = np.full(image.shape[:2], Provenance.MEMORY if labels is None else labels,
                              np.uint8)
+        depth = view.depth
+        if imagined is not None:
+            image, depth, provenance = imagined.image, imagined.depth, imagined.provenance
         message = ImaginedFrame(
             header=header, source_stamp=to_time(robot.now_ns), time_from_start=to_duration(ahead),
             memory_ratio=1.0, expected_error=float("nan"))
@@ -134,10 +144,34 @@ class FakeImagination:
         message.camera_pose.pose = matrix_to_pose(robot.told(seconds) @ MOUNT @ robot.mount_error)
         self.info.publish(cameras.to_info(camera, header))
         self.pictures["image"].publish(images.from_array(image, "rgb8", header))
-        self.pictures["depth"].publish(images.from_array(view.depth, "32FC1", header))
+        self.pictures["depth"].publish(images.from_array(depth, "32FC1", header))
         self.pictures["provenance"].publish(images.from_array(provenance, "mono8", header))
         self.frame.publish(message)
         return robot.now_ns + round(ahead * 1e9)
+
+
+class SteppedImagination:
+    """Imagines from what tf says, as the imagination node does, but in step with the robot."""
+
+    def __init__(self, fake: FakeImagination, robot: DrivingRobot, ahead: float) -> None:
+        self._fake, self._robot, self._ahead = fake, robot, ahead
+        self._memory = WorldMemory()
+        self._engine = ImaginationEngine(GeometricFiller())
+
+    def step(self) -> None:
+        """Fuse what the camera saw last and send the view `ahead` seconds later."""
+        robot = self._robot
+        view = robot.view()
+        seen = Observation(robot.now_ns, view.image, view.depth, CAMERA, self._pose(0.0))
+        self._memory.integrate(seen)
+        way = CameraTrajectory(self._pose(self._ahead)[None], np.array([self._ahead]))
+        request = ImaginationRequest(CAMERA, way, (seen,))
+        block = next(iter(self._engine.imagine(request, self._memory)))
+        self._fake.send(robot, self._ahead, imagined=block.frames[0])
+
+    def _pose(self, ahead: float) -> np.ndarray:
+        robot = self._robot
+        return robot.told(robot.seconds + ahead) @ MOUNT @ robot.mount_error
 
 
 class Spun:
