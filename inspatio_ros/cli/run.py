@@ -27,6 +27,7 @@ from inspatio_ros.pipeline.clips import Clip, ClipError, find_clips
 from inspatio_ros.pipeline.depths import DEPTHS, ClipDepth, choose_depth
 from inspatio_ros.pipeline.geometry import GeometryOptions
 from inspatio_ros.pipeline.guides import PLY, RENDER_BACKENDS, WARPER
+from inspatio_ros.pipeline.results import mean_coverage
 from inspatio_ros.pipeline.run import (
     Listener,
     Pipeline,
@@ -36,6 +37,8 @@ from inspatio_ros.pipeline.run import (
 from inspatio_ros.pipeline.workers import GpuLists, run_on_gpus
 
 SOME_FAILED = 1
+# Below this share of pixels a result hardly shows the recording any more.
+LITTLE_COVERAGE = 0.1
 
 CHECKPOINT = Path("checkpoints/InSpatio-World-1.3B/InSpatio-World-1.3B.safetensors")
 DA3, FLORENCE = Path("checkpoints/DA3"), Path("checkpoints/Florence-2-large")
@@ -130,11 +133,23 @@ def run(args: argparse.Namespace) -> int:
     except (CaptionError, EstimatorError) as error:
         raise ValueError(str(error)) from error
     for name, folder in result.folders.items():
-        print(f"{name}: {folder / 'index.html'}")
+        print(f"{name}: {folder / 'index.html'} {_coverage_line(folder, options)}")
     if result.failures:
         print(f"{len(result.failures)} of {len(clips)} clips failed: "
               f"{', '.join(result.failures)}", file=sys.stderr)
     return SOME_FAILED if result.failures else 0
+
+
+def _coverage_line(folder: Path, options: RunOptions) -> str:
+    """How much of the pictures geometry backs, and what to do when it is next to nothing."""
+    share = mean_coverage(folder)
+    if share is None:
+        return ""
+    line = f"({100 * share:.0f} % of the pixels backed by what was seen)"
+    if share < LITTLE_COVERAGE and not options.motion.relative_to_source:
+        line += ("; the trajectory leaves what the recording shows: --relative_to_source carries "
+                 "it along with the recording's camera")
+    return line
 
 
 def _clips(args: argparse.Namespace) -> list[Clip]:

@@ -31,6 +31,17 @@ _WHOLE = ("frame", "source_frame", "truth_frame")
 _LABEL_CRF = 10
 
 
+def mean_coverage(folder: Path) -> float | None:
+    """Share of all pixels of a result that geometry backs; None where it has no frames.csv."""
+    try:
+        with (folder / FRAMES).open(newline="") as file:
+            shares = [float(row["observed"]) + float(row["memory"])
+                      for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        return None
+    return sum(shares) / len(shares) if shares else None
+
+
 class ResultWriter:
     """Writes the videos of one clip, frame by frame, then the page; use as a context manager.
 

@@ -31,6 +31,7 @@ from inspatio_ros.files.reference_layout import (
 from inspatio_ros.files.videos import VideoWriter, read_video
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.pipeline import clips
+from inspatio_ros.pipeline.results import mean_coverage
 from inspatio_ros.sensing.observation import Observation
 from support.data import ROOT
 
@@ -528,3 +529,22 @@ def test_nothing_to_run_is_named(tmp_path: Path, motion: Path,
     assert "name one input" in capsys.readouterr().err
     with pytest.raises(FileNotFoundError, match="no index.html"):
         view.pages(tmp_path)
+
+
+def test_a_way_that_leaves_the_recording_is_said(tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 6)
+    (tmp_path / "away.txt").write_text("0 0\n0 179\n0 0\n")
+    (tmp_path / "still.txt").write_text("0 0\n0 0\n0 0\n")
+    for name, leaves in (("still", False), ("away", True)):
+        out = tmp_path / name
+        assert run(clip, "--out", out, "--traj_txt_path", tmp_path / f"{name}.txt") == 0
+        said = capsys.readouterr().out
+        share = mean_coverage(out / "clip")
+        assert share is not None
+        assert f"({100 * share:.0f} % of the pixels backed by what was seen)" in said
+        assert (share < 0.5) == leaves
+    (tmp_path / "away.txt").write_text("0 0\n170 179\n0 0\n")
+    assert run(clip, "--out", tmp_path / "far", "--traj_txt_path", tmp_path / "away.txt") == 0
+    assert "--relative_to_source carries" in capsys.readouterr().out
+    assert mean_coverage(tmp_path) is None
