@@ -32,7 +32,9 @@ def test_a_bag_that_loops(bench: Bench) -> None:
     bench.restart()
     robot = bench.robot
     robot.drive_until(lambda: robot.state_is(Status.IDLE, "no plan"), 20, "ready")
+    # The status of before, also idle, must not pass for the one of after the jump.
     robot.plan_until(robot.path(), lambda: len(robot.frames) > 5
+                     and robot.state_is(Status.IMAGINING)
                      and robot.status.cloud_points > 0, 20, "frames")
     node = bench.node
     before = to_ns(robot.frames[-1].source_stamp)
@@ -41,6 +43,7 @@ def test_a_bag_that_loops(bench: Bench) -> None:
     robot.drive_until(lambda: jumps(bench), 20, "the word about the jump")
     # Nothing newer than the new time is left: neither pose, nor reference, nor plan.
     robot.drive_until(lambda: robot.state_is(Status.IDLE, "no plan"), 20, "the plan gone")
+    robot.drive_until(lambda: node.live._references, 20, "references of the new time")
     assert all(r.stamp_ns < before for r in node.live._references)
     assert node.poses.newest_stamp() <= robot.now_ns
     bench.until_imagining()
@@ -73,7 +76,8 @@ def test_the_clock_of_a_simulator_that_is_reset() -> None:
             clock.publish(Clock(clock=to_time(robot.now_ns)))
 
         robot.drive_until(lambda: robot.state_is(Status.IDLE, "no plan"), 20, "ready", tick)
-        robot.plan_until(robot.path(), lambda: len(robot.frames) > 5, 20, "frames", tick)
+        robot.plan_until(robot.path(), lambda: len(robot.frames) > 5
+                         and robot.state_is(Status.IMAGINING), 20, "frames", tick)
         assert robot.now_ns - S < to_ns(robot.frames[-1].header.stamp) <= robot.now_ns + S // 10
         robot.now_ns -= 50 * S
         later = robot.now_ns
