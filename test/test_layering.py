@@ -37,7 +37,9 @@ ALLOWED: dict[str, frozenset[str]] = {
     "evaluation": frozenset({
         "geometry", "sensing", "depth", "messages", "memory", "imagination", "files", "worlds",
     }),
-    "planning": frozenset({"geometry", "memory", "imagination"}),
+    "planning": frozenset({
+        "geometry", "sensing", "messages", "memory", "imagination", "files", "worlds",
+    }),
     "scene": frozenset({"geometry", "memory", "imagination", "files"}),
     "viewer": frozenset({"files"}),
     "pipeline": frozenset({
