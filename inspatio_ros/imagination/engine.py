@@ -24,6 +24,8 @@ from inspatio_ros.imagination.request import (
     NoGeometry,
 )
 from inspatio_ros.memory.guide import Guide
+from inspatio_ros.memory.imagined_points import ImaginedView
+from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
 
 Image = npt.NDArray[np.uint8]
@@ -140,8 +142,10 @@ class ImaginationEngine:
                 if not references and memory.point_count == 0:
                     raise NoGeometry(
                         "nothing to imagine from: no observation yet and the memory is empty")
-                yield self._block(request, memory, session, span, references, guides, window,
-                                  held=newest is None)
+                block = self._block(request, memory, session, span, references, guides, window,
+                                    held=newest is None)
+                keep_imagined(memory, block)
+                yield block
         finally:
             session.close()
 
@@ -187,7 +191,7 @@ class ImaginationEngine:
         guided = time.perf_counter()
         shown = [guides[number] for number in numbers]
         session.start_fill([shown], references)
-        if self.backend.asynchronous and held and window is None:
+        if self.backend.asynchronous and held and window is None and not _keeps(memory):
             # What the next block is shown is known already: draw it while this one is made.
             for number in range(span.stop, min(span.stop + self.backend.block_frames, last + 1)):
                 draw(number)
@@ -245,6 +249,29 @@ class ImaginationEngine:
         )
 
 
+def _keeps(memory: GuideSource) -> bool:
+    return isinstance(memory, WorldMemory) and memory.imagined is not None
+
+
+def keep_imagined(memory: GuideSource, block: ImaginedBlock) -> None:
+    """Keep what a block imagined for the first time, where the memory's options ask for it.
+
+    Its last frame, then of its first one what the last does not show: between them they see what
+    the block saw, and no place is kept twice.
+    """
+    if not isinstance(memory, WorldMemory) or memory.imagined is None:
+        return
+    for frame in (block.frames[-1], *block.frames[:-1][:1]):
+        guide = frame.guide
+        if frame is not block.frames[-1]:
+            guide = memory.render(frame.camera, frame.world_from_camera)
+        known = guide.depth if guide.kept is None else np.where(
+            guide.kept > 0, guide.kept, guide.depth)
+        fresh = ~(guide.settled | frame.guide.settled)
+        memory.keep(ImaginedView(frame.image, np.asarray(known, np.float32), fresh, frame.camera,
+                                 frame.world_from_camera, frame.source_stamp_ns))
+
+
 class _OwnReferences:
     """The observations of the frames of one block, each asked for once."""
 
@@ -274,7 +301,7 @@ def composite(guide: Guide, picture: Image) -> Image:
     The feather lies on the known side only, so that no invented colour loses strength and no
     hole keeps the guide's black.
     """
-    known = (guide.provenance >= Provenance.MEMORY).astype(np.uint8)
+    known = guide.settled.astype(np.uint8)
     if known.all():
         return guide.image
     inside = cv2.distanceTransform(known, cv2.DIST_L2, 3)

@@ -358,7 +358,7 @@ def resized_guide(guide: Guide, size: tuple[int, int]) -> tuple[Image, Known]:
     Means over known pixels only, so that holes do not darken their borders; a pixel is known when
     half of what it stands for is.
     """
-    known = guide.provenance >= Provenance.MEMORY
+    known = guide.settled
     if (guide.image.shape[1], guide.image.shape[0]) == size:
         return guide.image, known
     weight = known.astype(np.float32)

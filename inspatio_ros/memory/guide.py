@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -64,17 +64,25 @@ class Guide:
     image uint8 [H, W, 3] (0 where unknown), depth float32 [H, W] m (NaN where not measured),
     provenance uint8 [H, W] of `Provenance`. MEMORY or better is backed by measured geometry.
     IMAGINED is a hint: a colour that the newest reference saw but at a guessed depth, so the
-    guide's depth is NaN there.
+    guide's depth is NaN there. kept: float32 [H, W] m, the depth of pixels that show what was
+    imagined before and is kept (see ImaginedPoints), NaN elsewhere; None without such a memory.
     """
 
     image: Byte
     depth: Float
     provenance: Byte
+    kept: Float | None = None
 
     @property
     def coverage(self) -> float:
         """Share of pixels that measured geometry backs."""
         return float(np.count_nonzero(self.provenance >= Provenance.MEMORY) / self.depth.size)
+
+    @property
+    def settled(self) -> npt.NDArray[np.bool_]:
+        """Pixels that are not to be imagined now: backed by measured geometry, or kept."""
+        backed = self.provenance >= Provenance.MEMORY
+        return backed if self.kept is None else backed | (self.kept > 0)
 
 
 @dataclass(frozen=True)
@@ -125,11 +133,13 @@ class GuideRenderer:
         world_from_camera: Transform,
         references: Sequence[Observation],
         cloud: RollingCloud,
+        imagined: RollingCloud | None = None,
     ) -> Guide:
         """The guide of a view; references newest first, at most `MAX_REFERENCES` are used.
 
         What the references saw wins where geometry agrees; the cloud fills holes and stands in
         front only where it is clearly nearer and the newest reference could not see that place.
+        imagined: points that were imagined before; they fill what no measured surface covers.
         """
         pose = rigid.require_rigid(world_from_camera, "world_from_camera")
         prepared = [self._prepare(r, camera, cloud) for r in references[:MAX_REFERENCES]]
@@ -141,10 +151,12 @@ class GuideRenderer:
             observed = np.where(layer.provenance == Provenance.OBSERVED, layer.depth, np.nan)
             _lay_under(guide, layer.image, observed.astype(np.float32), Provenance.OBSERVED,
                        camera, pose, newest)
+        tone = newest.tone if newest else IDENTITY_TONE
         if cloud.point_count:
-            tone = newest.tone if newest else IDENTITY_TONE
             image, depth = self.draw_cloud(cloud, camera, pose, tone)
             _lay_under(guide, image, depth, Provenance.MEMORY, camera, pose, newest)
+        if imagined is not None and imagined.point_count:
+            guide = _with_kept(guide, *self.draw_cloud(imagined, camera, pose, tone))
         return guide
 
     def draw_cloud(
@@ -320,6 +332,14 @@ def _empty(camera: PinholeCamera) -> Guide:
     shape = (camera.height, camera.width)
     return Guide(np.zeros((*shape, 3), np.uint8), np.full(shape, np.nan, np.float32),
                  np.zeros(shape, np.uint8))
+
+
+def _with_kept(guide: Guide, image: Byte, depth: Float) -> Guide:
+    """The guide with imagined points drawn where nothing measured is; hints give way to them."""
+    shown = (guide.provenance < Provenance.MEMORY) & (depth > 0)
+    guide.image[shown] = image[shown]
+    guide.provenance[shown] = Provenance.IMAGINED
+    return replace(guide, kept=np.where(shown, depth, np.float32(np.nan)))
 
 
 def _lay_under(

@@ -21,6 +21,8 @@ FRAME_NUMBERS = 8192
 # The origin of the stored coordinates follows the camera when it is this far away, m: float32
 # then keeps 0.03 mm however far the robot has gone.
 REBASE_DISTANCE = 256.0
+# A point stays when what is seen of its surface now is coarser than it by more than this factor.
+KEEP_FINER = 2.0
 
 # Why points leave or are not taken; also the order of the sweep's counts.
 SWEEP_REASONS = ("age", "capacity", "radius", "free_space", "replaced")
@@ -137,13 +139,31 @@ class RollingCloud:
         self._follow(observation.world_from_camera[:3, 3])
         self._frame = (self._frame + 1) % FRAME_NUMBERS
         nearest, edges = nearest_and_edges(depth)
-        self._sweep(observation, depth, nearest, self._fates(newest, candidates))
+        self._sweep(observation, depth, nearest, self._fates(newest, candidates),
+                    self.tolerance, KEEP_FINER)
         self.stamps[self._frame] = observation.stamp_ns
-        self.tone[:, 3:] = self.tone[:, 3:] * tone[:3] + tone[3:]
-        self.tone[:, :3] *= tone[:3]
+        self.follow_exposure(tone)
         self.tone[self._frame] = IDENTITY_TONE
         if candidates:
             self._insert(observation, depth, edges)
+
+    def give_way(self, observation: Observation, behind: float = 0.25) -> None:
+        """Remove every point that an observation contradicts or shows itself; add none.
+
+        Those in front of what it measured, those on it at whatever resolution, and those up to
+        `behind` of their depth behind it: points of lower rank never stand beside measured ones.
+        """
+        if self._live == 0:
+            return
+        depth = close_gaps(observation.depth)
+        nearest, _ = nearest_and_edges(depth)
+        self._sweep(observation, depth, nearest, np.zeros(FRAME_NUMBERS, np.uint8), behind,
+                    float("inf"))
+
+    def follow_exposure(self, tone: Float) -> None:
+        """Carry the colours of all frames so far to a new exposure; tone: see `integrate`."""
+        self.tone[:, 3:] = self.tone[:, 3:] * tone[:3] + tone[3:]
+        self.tone[:, :3] *= tone[:3]
 
     def _follow(self, center: npt.NDArray[np.float64]) -> None:
         target = np.rint(center / self.voxel_size).astype(np.int64)
@@ -172,7 +192,7 @@ class RollingCloud:
 
     def _sweep(
         self, observation: Observation, depth: Float, nearest: Float,
-        fate: npt.NDArray[np.uint8],
+        fate: npt.NDArray[np.uint8], behind: float, coarsest: float,
     ) -> None:
         if self._live == 0:
             return
@@ -189,9 +209,10 @@ class RollingCloud:
                 self.xyz, self.sizes, self.frames, self._slots, self._table, self._used, fate,
                 center, np.float32(self.max_radius), view[:3].astype(np.float32),
                 np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32),
-                depth, nearest, np.float32(self.tolerance),
-                self.stamps, np.int64(safe_after), self._bounds, self._block_oldest, self._free,
-                self._free_counts, self._counts, self._frame_losses)
+                depth, nearest, np.float32(self.tolerance), np.float32(behind),
+                np.float32(coarsest), self.stamps, np.int64(safe_after), self._bounds,
+                self._block_oldest, self._free, self._free_counts, self._counts,
+                self._frame_losses)
         self._frame_points -= self._frame_losses.sum(0)
         for reason, count in zip(SWEEP_REASONS, self._counts[:blocks].sum(0), strict=True):
             self.dropped[reason] += int(count)
@@ -224,6 +245,14 @@ class RollingCloud:
         for reason, count in zip(("capacity", "same_voxel", "table_full", "low_confidence",
                                   "out_of_range", "edge"), counts[1:7], strict=True):
             self.dropped[reason] += int(count)
+
+    @property
+    def used_points(self) -> Float:
+        """float32 [3, P], from `world_from_points`; a view that the next change invalidates.
+
+        NaN where a point has left.
+        """
+        return self.xyz[:, :self._used]
 
     def visible_spans(
         self, camera: PinholeCamera, world_from_camera: npt.NDArray[np.float64]

@@ -54,13 +54,15 @@ def _out_of_sight(
 def sweep(
     xyz: Any, sizes: Any, frames: Any, slots: Any, table: Any, used: Any, fate: Any, center: Any,
     max_radius: Any, view: Any, intrinsics: Any, depth: Any, front: Any, tolerance: Any,
-    stamps: Any, safe_after: Any, bounds: Any, block_oldest: Any, free: Any, free_counts: Any,
-    counts: Any, frame_losses: Any,
+    behind: Any, coarsest: Any, stamps: Any, safe_after: Any, bounds: Any, block_oldest: Any,
+    free: Any, free_counts: Any, counts: Any, frame_losses: Any,
 ) -> None:
     """Remove points that are too old or far, that were seen through, or that were seen anew.
 
     fate uint8 [frames]: 0 keep, 1 too old, 2 capacity. view float32 [3, 4] camera_from_points;
     intrinsics float32 [4] fx fy cx cy; depth float32 [H, W] and front, its 3x3 minimum.
+    behind: relative depth up to which a point behind the measured surface counts as that surface;
+    coarsest: how many times coarser the new view may be and still replace a point.
     Writes bounds float32 [blocks, 6] of what is left, the oldest stamp and the dead slots of each
     block, counts int64 [blocks, reasons], frame_losses int32 [threads, frames]. A block out of
     view, within reach and with no point older than `safe_after` (ns) is left as it is.
@@ -103,9 +105,10 @@ def sweep(
                             measured = depth[row, column]
                             if far < front[row, column] - margin:
                                 reason = 3
-                            elif (abs(far - measured) <= margin
-                                  and measured <= np.float32(2.0) * sizes[i] * intrinsics[0]):
-                                # Seen anew, and not at less than half the resolution.
+                            elif (far >= measured - margin
+                                  and far <= measured + behind * far + sizes[i]
+                                  and measured <= coarsest * sizes[i] * intrinsics[0]):
+                                # Seen anew, and not at a much lower resolution.
                                 reason = 4
                 if reason >= 0:
                     counts[block, reason] += 1

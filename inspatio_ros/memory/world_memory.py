@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.guide import Guide, GuideRenderer
+from inspatio_ros.memory.imagined_points import ImaginedPoints, ImaginedView
 from inspatio_ros.memory.rolling_cloud import RollingCloud
 from inspatio_ros.memory.splatting import NumbaSplatter, make_splatter
 from inspatio_ros.sensing.observation import Observation
@@ -24,6 +25,8 @@ class MemoryOptions:
     mode: 'soft' or 'fast' (see GuideRenderer). backend: 'numba', 'torch' or 'triton'.
     guess: hint at what the newest reference saw without depth ('soft' only; see Guide).
     match_exposure: draw old colours in the exposure of the newest reference.
+    keep_imagined: what is imagined is kept too, as points of the lowest rank (see ImaginedPoints),
+    so that it is there again when the camera comes back. imagined_capacity: of those, points.
     """
 
     capacity: int = 4_000_000
@@ -36,10 +39,14 @@ class MemoryOptions:
     backend: str = "numba"
     guess: bool = True
     match_exposure: bool = True
+    keep_imagined: bool = False
+    imagined_capacity: int = 1_000_000
 
 
 class WorldMemory:
     """A rolling cloud, its renderer, and the exposure that ties its colours together.
+
+    imagined: what was imagined and is kept, None unless the options ask for it.
 
     Not safe between threads: one worker owns it.
     """
@@ -49,6 +56,9 @@ class WorldMemory:
         o = self.options
         self.cloud = RollingCloud(o.capacity, o.voxel_size, o.max_age, o.max_radius,
                                   o.min_confidence, o.max_depth)
+        self.imagined = ImaginedPoints(
+            o.imagined_capacity, o.voxel_size, o.max_age, o.max_radius) if o.keep_imagined \
+            else None
         self._splatter = make_splatter(o.backend)
         self._renderer = GuideRenderer(self._splatter, o.mode, o.guess, o.match_exposure)
 
@@ -61,7 +71,8 @@ class WorldMemory:
     def nbytes(self) -> int:
         """Bytes of the cloud and of the drawing buffers."""
         scratch = self._splatter.nbytes if isinstance(self._splatter, NumbaSplatter) else 0
-        return self.cloud.nbytes + scratch
+        imagined = self.imagined.nbytes if self.imagined is not None else 0
+        return self.cloud.nbytes + scratch + imagined
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -72,6 +83,17 @@ class WorldMemory:
         """Fuse an observation into the cloud."""
         tone = self._renderer.tone_between(self.cloud, observation)
         self.cloud.integrate(observation, tone)
+        if self.imagined is not None:
+            self.imagined.give_way(observation, tone)
+
+    def keep(self, view: ImaginedView) -> int:
+        """Keep what is new in an imagined view; how many points that adds.
+
+        Raises ValueError when the options do not ask for it (keep_imagined).
+        """
+        if self.imagined is None:
+            raise ValueError("this memory keeps nothing imagined: set memory.keep_imagined")
+        return self.imagined.keep(view, self.cloud)
 
     def render(
         self,
@@ -80,11 +102,14 @@ class WorldMemory:
         references: Sequence[Observation] = (),
     ) -> Guide:
         """The guide of a view; references: what is observed now, newest first."""
-        return self._renderer.render(camera, world_from_camera, references, self.cloud)
+        kept = self.imagined.cloud if self.imagined is not None else None
+        return self._renderer.render(camera, world_from_camera, references, self.cloud, kept)
 
     def clear(self) -> None:
         """Forget everything but the counts of drops."""
         self.cloud.reset()
+        if self.imagined is not None:
+            self.imagined.reset()
         self._renderer.clear()
 
     def colored_points(
