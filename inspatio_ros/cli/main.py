@@ -24,6 +24,8 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "counterfactual": Command(
+        "counterfactual", "a recording as if the robot had driven or looked otherwise"),
     "data": Command("data", "clips for training: pack, show, encode"),
     "demo": Command("demo", "play the sample recording through the imagination node"),
     "evaluate": Command("evaluate", "score imagined views of recordings in hindsight"),

@@ -71,7 +71,8 @@ def find_topics(bag: BagReader, chosen: BagTopics | None = None, *,
     pictures = [t for t, kind in topics.items() if kind in (IMAGE, COMPRESSED)]
     counts = {name: info.count for name, info in bag.topics.items()}
     depth = chosen.depth or _best(pictures, counts, lambda name: "depth" in name)
-    colors = [t for t in pictures if "depth" not in t.lower()]
+    # Provenance beside an imagined picture is a picture of labels.
+    colors = [t for t in pictures if "depth" not in t.lower() and "provenance" not in t.lower()]
     left = _best(colors, counts, lambda name: "left" in name)
     image = chosen.image or (left if not depth and left else "") or _best(
         colors, counts, lambda name: "right" not in name)
