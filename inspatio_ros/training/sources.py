@@ -102,7 +102,7 @@ def world_clip(maker: ClipMaker, domain: str, seed: int, *, faults: bool = True)
     start = float(rng.uniform(0, 60))
     times = start + np.concatenate([0.2 * np.arange(-seen + 1, 1),
                                     period * np.arange(1, maker.size.frames + 1)])
-    poses = _drive(world, domain, times, rng)
+    poses = drive_poses(world, domain, times, rng)
     return _rendered_clip(maker, ClipInfo("v2v", domain, f"{domain}-{seed}", "Apache-2.0",
                                           seed >= HELD_OUT_SEED),
                           world, camera, poses, times, seen, rng, faults)
@@ -157,8 +157,8 @@ def _swing(times: npt.NDArray[np.float64], rng: np.random.Generator, degrees: fl
                           for a, r, p in zip(parts, rates, phases, strict=True)))
 
 
-def _drive(world: World, domain: str, times: npt.NDArray[np.float64],
-           rng: np.random.Generator) -> Array:
+def drive_poses(world: World, domain: str, times: npt.NDArray[np.float64],
+                rng: np.random.Generator) -> Array:
     """Camera poses of a robot on the world's drive path that looks about."""
     outdoors = domain == "street"
     speed = float(rng.uniform(2.0, 9.0) if outdoors else rng.uniform(0.15, 0.8))
