@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges candidate paths by what is known and what would be seen along each of them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from inspatio_ros.geometry import rigid
+from inspatio_ros.planning import ground_map_numba as kernels
+from inspatio_ros.planning.candidates import Candidate, RefusedCandidate, require_unique
+from inspatio_ros.planning.coarse_views import CoarseViews
+from inspatio_ros.planning.footprint import Footprint
+from inspatio_ros.planning.ground_map import GroundMap, ground_map
+from inspatio_ros.planning.kinematics import Motion, discomforts, level_frame, motion_of
+from inspatio_ros.planning.situation import MovingBox, Situation
+from inspatio_ros.planning.terms import (
+    AGREEMENT,
+    COMFORT,
+    COVERAGE,
+    DRIVABLE,
+    NO_COLLISION,
+    PROGRESS,
+    TERMS,
+    TIME_TO_COLLISION,
+    Score,
+    ScoreOptions,
+    State,
+    combine,
+)
+
+__all__ = ["CandidateScorer", "MovingBox", "Ranking", "Score", "ScoreOptions", "Situation",
+           "State", "ranked"]
+
+Array = npt.NDArray[np.float64]
+
+_LOOK_STEPS = 4
+_DEADLINE = "the deadline came first"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Scores in the order of the candidates, and the best one's id (empty when none counts)."""
+
+    scores: tuple[Score, ...]
+    best_id: str
+
+    def of(self, id: str) -> Score:
+        """The score of one candidate; KeyError when there is none."""
+        for score in self.scores:
+            if score.id == id:
+                return score
+        raise KeyError(id)
+
+
+def ranked(candidates: Sequence[Candidate | RefusedCandidate],
+           scores: Iterable[Score]) -> Ranking:
+    """The newest score of each candidate; one without any is PARTIAL with no term.
+
+    Best is the highest score above 0 of those that are COMPLETE or PARTIAL, of equal ones the
+    first of the candidates; where there is none, of those that are UNSUPPORTED.
+    """
+    newest = {score.id: score for score in scores}
+    listed = tuple(newest.get(c.id) or Score(c.id, State.PARTIAL, detail=_DEADLINE)
+                   for c in candidates)
+    for states in ((State.COMPLETE, State.PARTIAL), (State.UNSUPPORTED,)):
+        best = max((s for s in listed if s.state in states), key=lambda s: s.score, default=None)
+        if best is not None and best.score > 0:
+            return Ranking(listed, best.id)
+    return Ranking(listed, "")
+
+
+class CandidateScorer:
+    """Scores candidates for one robot.
+
+    footprint: the space it takes up. options: terms and weights. trust: [0, 1] by term, to be
+    replaced when hindsight finds a term wrong.
+    One thread at a time. Nothing is kept from call to call.
+    """
+
+    def __init__(self, footprint: Footprint, options: ScoreOptions | None = None) -> None:
+        self.footprint = footprint
+        self.options = options or ScoreOptions()
+        self.trust: Mapping[str, float] = {}
+
+    def rank(
+        self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation, *,
+        deadline: float | None = None,
+    ) -> Ranking:
+        """All that can be said by the deadline (s of time.monotonic; None: take the time)."""
+        return ranked(candidates, self.score(candidates, situation, deadline=deadline))
+
+    def score(
+        self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation, *,
+        deadline: float | None = None, interrupted: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Score]:
+        """Scores as they come, most useful first; a later one of the same candidate replaces it.
+
+        Refused candidates are FAILED at once. At the deadline, or once `interrupted`, everything
+        that is not finished is given as it is, PARTIAL. Values do not depend on which other
+        candidates are asked about.
+        Raises ValueError when there is no candidate, too many, or an id comes twice.
+        """
+        for made in self.steps(candidates, situation, deadline=deadline, interrupted=interrupted):
+            if made is not None:
+                yield made
+
+    def steps(
+        self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation, *,
+        deadline: float | None = None, interrupted: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Score | None]:
+        """`score` in pieces of bounded work: None where a piece gave no score."""
+        require_unique(candidates)
+        return self._steps(candidates, situation, deadline, interrupted)
+
+    def _steps(
+        self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation,
+        deadline: float | None, interrupted: Callable[[], bool],
+    ) -> Iterator[Score | None]:
+        def over() -> bool:
+            return interrupted() or (deadline is not None and time.monotonic() >= deadline)
+
+        for candidate in candidates:
+            if isinstance(candidate, RefusedCandidate):
+                yield Score(candidate.id, State.FAILED, detail=candidate.reason)
+        wanted = [c for c in candidates if isinstance(c, Candidate)]
+        drafts: dict[str, Score] = {}
+        if wanted and not over():
+            yield None
+            geometry = _Geometry(situation, self.footprint, self.options)
+            for index, candidate in enumerate(wanted):
+                if over():
+                    break
+                drafts[candidate.id] = self._finished(geometry.judge(candidate, index))
+                yield None
+            views = None if over() else CoarseViews(situation, self.options.views)
+            for candidate in _by_score(wanted, drafts):
+                if views is None or over():
+                    break
+                coverage, agreement = views.look(candidate)
+                draft = drafts[candidate.id]
+                terms = {**draft.terms, COVERAGE: coverage, AGREEMENT: agreement}
+                drafts[candidate.id] = self._finished(replace(draft, terms=terms))
+                yield None
+        for candidate in _by_score(wanted, drafts):
+            yield drafts[candidate.id]
+        for candidate in wanted:
+            if candidate.id not in drafts:
+                yield Score(candidate.id, State.PARTIAL, detail=_DEADLINE)
+
+    def _finished(self, draft: Score) -> Score:
+        """The draft with its score, uncertainty and state by its terms."""
+        value = combine(draft.terms, self.options, self.trust)
+        state, detail = State.COMPLETE, ""
+        if math.isnan(draft.terms[COVERAGE]):
+            state, detail = State.PARTIAL, _DEADLINE
+        if draft.unknown_ratio > self.options.max_unknown:
+            state = State.UNSUPPORTED
+            detail = f"{draft.unknown_ratio:.0%} of its corridor was never seen"
+        return replace(draft, score=value, state=state, detail=detail,
+                       uncertainty=draft.doubt * value)
+
+
+def _by_score(candidates: Sequence[Candidate], drafts: Mapping[str, Score]) -> list[Candidate]:
+    judged = [c for c in candidates if c.id in drafts]
+    return sorted(judged, key=lambda c: -drafts[c.id].score)
+
+
+class _Geometry:
+    """The terms that need no view: ground, collisions, time to collision, progress, comfort."""
+
+    def __init__(self, situation: Situation, footprint: Footprint,
+                 options: ScoreOptions) -> None:
+        self._situation = situation
+        self._options = options
+        self._sides = footprint.sides
+        self._level_from_world = level_frame(situation.world_from_base)
+        movers = situation.movers or ()
+        self.map: GroundMap = ground_map(
+            situation.memory, situation.references, situation.world_from_base,
+            self._level_from_world, footprint, options.ground, movers)
+        self._visited = np.full(self.map.state.shape, -1, np.int32)
+        self._movers = np.array([self._row(mover) for mover in movers]).reshape(-1, 8)
+        self._look_ahead = options.look_ahead * np.arange(1, _LOOK_STEPS + 1) / _LOOK_STEPS
+        route = situation.route
+        self._route = None if route is None else _Route(route)
+
+    def judge(self, candidate: Candidate, number: int) -> Score:
+        """A draft with these terms; `number` is its own among the candidates."""
+        start = self._situation.speed
+        motion = motion_of(candidate, self._level_from_world, start_speed=start)
+        out = self._swept(motion, number)
+        hit = float(min(out[0], out[1]))
+        swept = max(out[2], 1.0)
+        unknown_ratio = float(out[3] / swept)
+        area = float(out[3]) * self.map.cell**2
+        doubt = 1.0 if out[6] else min(1.0, area / self._options.hidden_area)
+        terms = dict.fromkeys(TERMS, math.nan)
+        terms[NO_COLLISION] = 0.0 if math.isfinite(hit) else 1.0
+        terms[DRIVABLE] = 0.0 if out[4] else 1.0 - unknown_ratio
+        terms[TIME_TO_COLLISION] = 0.0 if math.isfinite(hit) else float(
+            min(1.0, (out[5] - self._look_ahead[0]) / self._options.look_ahead))
+        terms[PROGRESS] = self._progress(candidate)
+        terms[COMFORT] = 0.0 if discomforts(motion, self._options.comfort) else 1.0
+        return Score(candidate.id, State.PARTIAL, terms=terms, unknown_ratio=unknown_ratio,
+                     first_hit=hit, doubt=doubt)
+
+    def _swept(self, motion: Motion, number: int) -> Array:
+        shift = self.map.map_from_world @ rigid.invert(self._level_from_world)
+        out = np.zeros(7)
+        options = self._options
+        kernels.sweep(
+            motion.times, motion.x + shift[0, 3], motion.y + shift[1, 3], motion.yaw,
+            motion.speed, self._sides, self.map.cell, self.map.state, self._visited, number,
+            self._movers, self._look_ahead, options.near or self.map.cell, options.drift, out)
+        return out
+
+    def _row(self, mover: MovingBox) -> list[float]:
+        box = self.map.map_from_world @ mover.world_from_box
+        velocity = self._level_from_world[:3, :3] @ np.asarray(mover.velocity)
+        return [box[0, 3], box[1, 3], math.atan2(box[1, 0], box[0, 0]), mover.size[0] / 2,
+                mover.size[1] / 2, velocity[0], velocity[1], mover.yaw_rate]
+
+    def _progress(self, candidate: Candidate) -> float:
+        """Metres gained along the route over those at the target speed."""
+        first, last = candidate.world_from_base[[0, -1]]
+        if self._route is not None:
+            gained = self._route.station(last[:3, 3]) - self._route.station(first[:3, 3])
+        else:
+            gained = float(first[:3, 0] @ (last[:3, 3] - first[:3, 3]))
+        wanted = self._options.target_speed * candidate.duration
+        return min(max(gained / wanted, 0.0), 1.0) if wanted > 0 else 0.0
+
+
+class _Route:
+    """Places along a polyline."""
+
+    def __init__(self, points: Array) -> None:
+        self._points = points[:, :2]
+        self._steps = np.diff(self._points, axis=0)
+        self._lengths = np.linalg.norm(self._steps, axis=1)
+        self._stations = np.concatenate([[0.0], np.cumsum(self._lengths)])
+
+    def station(self, point: Array) -> float:
+        """Metres along the route of its place nearest to a point."""
+        offset = point[:2] - self._points[:-1]
+        square = np.maximum(self._lengths**2, 1e-12)
+        share = np.clip((offset * self._steps).sum(1) / square, 0.0, 1.0)
+        distance = np.linalg.norm(offset - share[:, None] * self._steps, axis=1)
+        nearest = int(np.argmin(distance))
+        return float(self._stations[nearest] + share[nearest] * self._lengths[nearest])
