@@ -61,6 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("out", type=Path, help="a .safetensors file")
     encode.add_argument("--codec", type=Path, required=True,
                         help="folder with the codec's weights")
+    imagine = commands.add_parser(
+        "imagine", help="what a model makes of all clips, for the training of its finisher")
+    imagine.add_argument("folder", type=Path)
+    imagine.add_argument("out", type=Path, help="a .safetensors file")
+    imagine.add_argument("--model", type=Path, required=True,
+                         help="folder with config.json and transformer.safetensors")
+    imagine.add_argument("--codec", type=Path, required=True,
+                         help="folder with the codec's weights")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,10 +77,35 @@ def run(args: argparse.Namespace) -> int:
         return _pack(args)
     if args.data_command == "show":
         return _show(args)
+    if args.data_command == "imagine":
+        return _imagine(args)
     from inspatio_ros.training.latents import encode_folder
 
     count = encode_folder(args.folder, args.codec, args.out, on_clip=_tick)
     print(f"\n{args.out}: {count} clips")
+    return 0
+
+
+def _imagine(args: argparse.Namespace) -> int:
+    from inspatio_ros.imagination.backends import compute_dtype
+    from inspatio_ros.model.weights import (
+        CONFIG_FILE,
+        TRANSFORMER_FILE,
+        load_generator,
+        read_config,
+    )
+    from inspatio_ros.training.clips import read_clips
+    from inspatio_ros.training.imagined_clips import imagine_clips
+    from inspatio_ros.training.latents import load_codec
+
+    config = read_config(args.model / CONFIG_FILE)
+    codec = load_codec(args.codec)
+    codec = codec.to(codec.device, compute_dtype(codec.device))
+    model = load_generator(args.model / TRANSFORMER_FILE, config)
+    total = sum(len(shard) for shard in shards_of(args.folder))
+    count = imagine_clips(read_clips(args.folder), model, codec, args.out,
+                          on_clip=lambda done: _tick(done, total))
+    print(f"\n{args.out}: {count} clips imagined")
     return 0
 
 

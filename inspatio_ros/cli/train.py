@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from inspatio_ros.cli import finetune, train_codec
+from inspatio_ros.cli import finetune, train_codec, train_finisher
 from inspatio_ros.model.presets import PRESETS, preset
 
 
@@ -19,6 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_stage(actions.add_parser("stage", help="run one stage, or go on with it"))
     add_budget(actions.add_parser("budget", help="time and memory of a plan on a cluster"))
     train_codec.add_codec(actions.add_parser("codec", help="the small model's codec"))
+    train_finisher.add_finisher(actions.add_parser(
+        "finisher", help="what joins the small model's pictures to what geometry knows"))
     tune = actions.add_parser("finetune", help="one domain with others replayed, judged both ways")
     study = actions.add_parser("replay-study", help="the same at several ratios, with a report")
     for parser_of, declare in ((tune, finetune.add_finetune), (study, finetune.add_study)):
@@ -98,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.action == "codec":
         return train_codec.run_codec(args)
+    if args.action == "finisher":
+        return train_finisher.run_finisher(args)
     if args.action == "finetune":
         return finetune.run_finetune(args, options_of(args))
     if args.action == "replay-study":

@@ -16,11 +16,18 @@ from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.generator import GeneratorBackend, steps_of
 from inspatio_ros.model.checkpoints import load_checkpoint
 from inspatio_ros.model.config import ModelError
+from inspatio_ros.model.finisher import Finisher
 from inspatio_ros.model.presets import preset
 from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
 from inspatio_ros.model.text_encoder import ConstantText
 from inspatio_ros.model.transformer import CausalTransformer
-from inspatio_ros.model.weights import CONFIG_FILE, WeightsError, load_small_model
+from inspatio_ros.model.weights import (
+    CONFIG_FILE,
+    FINISHER_FILE,
+    WeightsError,
+    load_finisher,
+    load_small_model,
+)
 from inspatio_ros.share import share_folder
 
 log = logging.getLogger(__name__)
@@ -126,8 +133,9 @@ def _public(options: BackendOptions) -> GeneratorBackend:
 
 def _small(name: str, options: BackendOptions) -> GeneratorBackend:
     device = _device(options)
+    finisher: Finisher | None = None
     if name == TINY_RANDOM:
-        model, codec = _random(options.seed)
+        model, codec, finisher = _random(options.seed)
     else:
         folder = Path(options.weights) if options.weights else _tiny_folder()
         if folder is None:
@@ -135,18 +143,25 @@ def _small(name: str, options: BackendOptions) -> GeneratorBackend:
                 f"preset {TINY} needs weights/{TINY_FOLDER}, which this installation lacks; "
                 f"choose {GEOMETRIC}, or name a folder with model.weights")
         model, codec = load_small_model(folder)
+        if model.config.finished:
+            finisher = load_finisher(folder / FINISHER_FILE)
     model = model.to(device, compute_dtype(device))
     codec = codec.to(device, compute_dtype(device))
+    if finisher is not None:
+        finisher = finisher.to(device, compute_dtype(device)).eval()
+        finisher.use_channels_last()
     config = model.config
     return GeneratorBackend(name, _denoiser(model, options), codec.eval(),
-                            ConstantText(config.text_len, config.text_dim), fixed_size=False)
+                            ConstantText(config.text_len, config.text_dim), fixed_size=False,
+                            finisher=finisher)
 
 
-def _random(seed: int) -> tuple[CausalTransformer, SmallCodec]:
+def _random(seed: int) -> tuple[CausalTransformer, SmallCodec, Finisher]:
     """Random weights by seed alone: the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return CausalTransformer(preset(TINY_RANDOM)), SmallCodec(SmallCodecConfig())
+        return (CausalTransformer(preset(TINY_RANDOM)), SmallCodec(SmallCodecConfig()),
+                Finisher())
 
 
 def _denoiser(model: CausalTransformer, options: BackendOptions) -> BlockDenoiser:

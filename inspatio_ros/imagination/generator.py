@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -28,6 +29,7 @@ from inspatio_ros.model.codec import (
     frames_from_uint8,
 )
 from inspatio_ros.model.config import ModelConfig, ModelError
+from inspatio_ros.model.finisher import Finisher
 from inspatio_ros.model.text_encoder import TextSource
 from inspatio_ros.sensing.observation import Observation, Provenance
 
@@ -41,7 +43,8 @@ class GeneratorBackend:
     denoiser: the model with its steps. codec: of the model's latents. text: prompt to embedding.
     fixed_size: work at the model's own picture size, stretching the guide as the public release
     does; otherwise at the size of about as many pixels that fits the request's aspect.
-    Raises ModelError when codec and model do not belong together.
+    finisher: of a model that has one (`ModelConfig.finished`), which also fills its render.
+    Raises ModelError when the parts do not belong together.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class GeneratorBackend:
         text: TextSource,
         *,
         fixed_size: bool,
+        finisher: Finisher | None = None,
     ) -> None:
         config = denoiser.config
         if (codec.latent_channels, codec.spatial_stride, codec.temporal_stride,
@@ -62,7 +66,11 @@ class GeneratorBackend:
         if config.fill_render and codec.encoder_lookahead:
             raise ModelError(f"{name}: the codec {codec.name} looks ahead, where no render can be "
                              "filled yet; fill_render needs one that does not")
+        if config.finished != (finisher is not None) or config.finished > config.fill_render:
+            raise ModelError(f"{name}: a model with finished needs a finisher and fill_render, "
+                             "one without takes none")
         self.name = name
+        self.finisher = finisher
         self.denoiser = denoiser
         self.codec = codec
         self.config = config
@@ -135,6 +143,8 @@ class GeneratorBackend:
     def nbytes(self) -> int:
         """Bytes of weights, caches and text."""
         parameters = [*self.denoiser.model.parameters(), *self.codec.parameters()]
+        if self.finisher is not None:
+            parameters += self.finisher.parameters()
         held = sum(p.numel() * p.element_size() for p in parameters)
         return held + self.denoiser.nbytes
 
@@ -149,6 +159,20 @@ class _Lane:
             GeometricFiller().begin(request) if fill_render else None)
         self.decoder: DecoderState = codec.decoder_state()
         self.generator = torch.Generator(device).manual_seed(request.seed)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the model is shown of a block of T frames.
+
+    render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
+    [T, 1, H, W] in [-1, 1]: the same in pixels.
+    """
+
+    render: Tensor
+    mask: Tensor
+    filled: Tensor
+    known: Tensor
 
 
 class GeneratorSession:
@@ -171,6 +195,7 @@ class GeneratorSession:
         make_stream: Any = torch.cuda.Stream
         self._stream = make_stream(device) if device.type == "cuda" else None
         self._pending: list[Tensor] = []
+        self._seen = torch.empty(0)
         self._done: torch.cuda.Event | None = None
         self._lanes = [
             _Lane(request, backend.codec, device, backend.config.fill_render)
@@ -213,14 +238,15 @@ class GeneratorSession:
         with torch.inference_mode():
             with self._aside():
                 source = self._source_latents(references, frames)
-                pairs = [self._condition(lane, g, frames)
+                self._seen = self._newest_picture(references)
+                shown = [self._condition(lane, g, frames)
                          for lane, g in zip(self._lanes, guides, strict=True)]
-                render = torch.cat([render for render, _ in pairs])
-                mask = torch.cat([mask for _, mask in pairs])
+                render = torch.cat([s.render for s in shown])
+                mask = torch.cat([s.mask for s in shown])
             encoded = time.perf_counter()
             latents = self._denoise(source, render, mask)
             denoised = time.perf_counter()
-            self._pending = [self._decode(lane, latents[k:k + 1])
+            self._pending = [self._decode(lane, latents[k:k + 1], shown[k])
                              for k, lane in enumerate(self._lanes)]
             self._done = _recorded_event(self._device)
         self._history = latents
@@ -255,9 +281,12 @@ class GeneratorSession:
             yield
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
-    def _decode(self, lane: _Lane, latents: Tensor) -> Tensor:
+    def _decode(self, lane: _Lane, latents: Tensor, shown: _Shown) -> Tensor:
         """Pictures uint8 [T, H, W, 3] on their way to the host."""
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
+        if self._backend.finisher is not None:
+            frames = self._backend.finisher.forward(
+                frames, shown.filled, shown.known, self._seen.expand_as(frames))
         scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
         pictures = scaled.permute(0, 2, 3, 1).contiguous()
         if self._device.type != "cuda":
@@ -301,6 +330,13 @@ class GeneratorSession:
                 tuple(chosen), latents[:, :self._backend.config.frames_per_block])
         return self._source[1]
 
+    def _newest_picture(self, references: Sequence[Observation]) -> Tensor:
+        """The newest picture [1, 3, H, W] that the source mode lets the model see."""
+        if self._backend.finisher is None:
+            return torch.empty(0)
+        chosen = self._request.references if self._request.source_mode == "anchor" else references
+        return self._upload(self._pictures(chosen, 1))[0]
+
     def _pictures(self, newest_first: Sequence[Observation], count: int) -> list[Image]:
         """`count` pictures in time order that end with the newest; the oldest fills the front."""
         if not newest_first:
@@ -311,8 +347,8 @@ class GeneratorSession:
 
     def _condition(
         self, lane: _Lane, guides: Sequence[Guide], frames: int
-    ) -> tuple[Tensor, Tensor]:
-        """Render [1, F, C, h, w] and mask [1, F, stride, h, w] latents of a block's guides."""
+    ) -> _Shown:
+        """A block's guides as latents, and as pixels."""
         config, codec = self._backend.config, self._backend.codec
         images, known = zip(*(resized_guide(guide, self._size) for guide in guides), strict=True)
         render, mask = guide_tensors(images, known, self._device)
@@ -324,7 +360,7 @@ class GeneratorSession:
         ahead = self._backend.lookahead if self._blocks else 0
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
         mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
-        return render_latents, mask_latents
+        return _Shown(render_latents, mask_latents, render[0, :frames], mask[0, :frames, None])
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)

@@ -407,7 +407,7 @@ def inspect_folder(folder: Path, machine: Machine, *, digest: bool = True) -> Fo
 
 def _inspect_small_model(folder: Path, machine: Machine, *, digest: bool) -> FolderReport:
     description = folder / weights.CONFIG_FILE
-    small = (
+    small: tuple[Part, ...] = (
         Part("config", "sizes", (weights.CONFIG_FILE,), check=weights.read_config),
         Part(
             "transformer",
@@ -422,6 +422,9 @@ def _inspect_small_model(folder: Path, machine: Machine, *, digest: bool) -> Fol
             lambda: weights.small_codec_shapes(folder / weights.CODEC_FILE),
         ),
     )
+    if description.is_file() and weights.is_finished(description):
+        small += (Part("finisher", "finisher", (weights.FINISHER_FILE,),
+                       lambda: weights.finisher_shapes(folder / weights.FINISHER_FILE)),)
     places = {part.name: folder / part.places[0] for part in small}
     parts = tuple(
         inspect_part(part, path if path.is_file() else None, digest=digest)

@@ -31,6 +31,7 @@ class ModelConfig:
     latents. A model that does not (the plain text-to-video base) only has the first channels.
     fill_render: whether the holes of the render are filled classically before it is encoded, a
     first guess that the model mends; otherwise they are black, as in the public models.
+    finished: whether a finisher (finisher.py) joins the decoded pictures to the filled render.
     first_frames: pixel frames of the first latent frame (1 for the Wan VAE and its tiny twin).
     denoising_steps: listed steps, which the shift of the schedule moves (schedule.py).
     codec: name of the codec the latents belong to.
@@ -53,6 +54,7 @@ class ModelConfig:
     rope_theta: float = 10000.0
     conditioned: bool = True
     fill_render: bool = False
+    finished: bool = False
     # blocks
     frames_per_block: int = 3
     context_groups: int = 2

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from inspatio_ros.model.config import ModelConfig
+from inspatio_ros.model.finisher import Finisher, FinisherConfig
 from inspatio_ros.model.presets import INSPATIO_WORLD_1_3B, WAN_T2V_1_3B
 from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
 from inspatio_ros.model.text_encoder import PromptTokenizer, TextEncoder, UMT5Encoder, UMT5Sizes
@@ -371,12 +372,60 @@ CONFIG_FILE, TRANSFORMER_FILE, CODEC_FILE = (
     "transformer.safetensors",
     "codec.safetensors",
 )
+FINISHER_FILE = "finisher.safetensors"
+FINISHER_KIND = "inspatio_ros finisher"
+
+
+def save_finisher(finisher: Finisher, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Writes the finisher's weights in `dtype`, with its sizes, into one safetensors file."""
+    metadata = {"kind": FINISHER_KIND, "config": json.dumps(asdict(finisher.config))}
+    save_file(_stored(finisher, dtype), path, metadata=metadata)
+
+
+def load_finisher(
+    path: Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Finisher:
+    """The finisher that `save_finisher` wrote; WeightsError for another or a damaged file."""
+    finisher = _finisher_on_meta(path)
+    load_strict(finisher, read_tensors(path), path, dtype=dtype, device=device)
+    finisher.use_channels_last()
+    return finisher
+
+
+def finisher_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape that a finisher's file must hold by its own sizes."""
+    return shapes_of(_finisher_on_meta(path))
+
+
+def is_finished(path: Path) -> bool:
+    """Whether a small model's config says that it has a finisher; no for an unreadable one."""
+    try:
+        return read_config(path).finished
+    except WeightsError:
+        return False
+
+
+def _finisher_on_meta(path: Path) -> Finisher:
+    metadata = read_metadata(path)
+    if metadata.get("kind") != FINISHER_KIND:
+        raise WeightsError(f"{path}: is {metadata.get('kind')!r}, expected {FINISHER_KIND!r}")
+    try:
+        sizes = json.loads(metadata["config"])
+        config = FinisherConfig(**{**sizes, "widths": tuple(sizes["widths"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: no readable sizes of a finisher ({error})") from error
+    with torch.device("meta"):
+        return Finisher(config)
 
 
 def save_small_model(
-    folder: Path, model: CausalTransformer, codec: SmallCodec, dtype: torch.dtype = torch.float32
+    folder: Path, model: CausalTransformer, codec: SmallCodec, dtype: torch.dtype = torch.float32,
+    finisher: Finisher | None = None,
 ) -> None:
-    """Writes a small model's folder: its config, transformer and codec.
+    """Writes a small model's folder: its config, transformer, codec, and finisher if it has one.
 
     The weights are stored in `dtype`; float16 halves the size. Raises WeightsError when model and
     codec do not belong together.
@@ -387,9 +436,12 @@ def save_small_model(
             f"channels, the codec is {codec.name} with {codec.latent_channels}"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(model.config.to_json() + "\n")
+    config = replace(model.config, finished=finisher is not None)
+    (folder / CONFIG_FILE).write_text(config.to_json() + "\n")
     save_file(_stored(model, dtype), folder / TRANSFORMER_FILE)
     save_small_codec(codec, folder / CODEC_FILE, dtype)
+    if finisher is not None:
+        save_finisher(finisher, folder / FINISHER_FILE, dtype)
 
 
 def _stored(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

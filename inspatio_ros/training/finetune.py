@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inspatio_ros.model.config import ModelConfig
-from inspatio_ros.model.weights import CODEC_FILE, CONFIG_FILE, load_small_codec, read_config
+from inspatio_ros.model.weights import (
+    CODEC_FILE,
+    CONFIG_FILE,
+    FINISHER_FILE,
+    load_small_codec,
+    read_config,
+)
 from inspatio_ros.training.batches import Task
 from inspatio_ros.training.distributed import Process
 from inspatio_ros.training.latents import LatentData, read_latents
@@ -81,6 +87,8 @@ def finetune(run: Path, mix: Mix, options: TrainingOptions, process: Process, *,
     model = run / "model"
     if process.first:
         shutil.copyfile(mix.start / CODEC_FILE, model / CODEC_FILE)
+        if config.finished:
+            shutil.copyfile(mix.start / FINISHER_FILE, model / FINISHER_FILE)
     process.wait()
     return model
 

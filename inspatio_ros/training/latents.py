@@ -91,12 +91,15 @@ def encode_folder(folder: Path, codec_folder: Path, out: Path, config: ModelConf
                   *, on_clip: Callable[[int, int], None] | None = None) -> int:
     """Encode all clips of a folder, those to train on mirrored too, into one file; their number.
 
-    config: of the model the latents are for, by default the shipped small one.
+    config: of the model the latents are for, by default the shipped small one. The codec works in
+    the number format in which it also will when the model is used on this machine.
     """
+    from inspatio_ros.imagination.backends import compute_dtype
     from inspatio_ros.model.presets import TINY
 
     config = config or TINY
     codec = load_codec(codec_folder)
+    codec = codec.to(codec.device, compute_dtype(codec.device))
     shards = shards_of(folder)
     total, done = sum(len(shard) for shard in shards), 0
     tensors: dict[str, Tensor] = {}

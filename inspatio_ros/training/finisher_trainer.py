@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the finisher: what decoded pictures lack, in the holes above all.
+
+The error is squared (which PSNR asks for) and absolute, on the pictures and on their gradients.
+Alone these reward blur, where nobody can know what is there; so the strength of the gradients,
+octave by octave and place by place, is compared as well, whatever their phase.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inspatio_ros.model.finisher import Finisher
+from inspatio_ros.model.weights import FINISHER_FILE, save_finisher
+from inspatio_ros.training.clips import Clip, ClipError
+from inspatio_ros.training.codec_trainer import gradient_difference, rate_at
+from inspatio_ros.training.saving import load_state, save_state
+
+Image = npt.NDArray[np.uint8]
+
+# Grey levels of [-1, 1] added to strengths of gradients before their logarithm: what 8 bits hide.
+_STRENGTH_FLOOR = 0.006
+_OCTAVES = 3
+_WINDOW = 8  # pixels of each octave over which strengths are averaged
+
+
+@dataclass(frozen=True)
+class FinisherTraining:
+    """Everything that decides the outcome besides the data.
+
+    steps and batch (frames); learning_rate falls by a cosine to a twentieth after `warm_up` steps.
+    known_weight: of pixels that geometry backs, beside 1 in holes. absolute_weight,
+    gradient_weight, strength_weight: of the losses beside the squared error. blind_share: samples
+    whose decoded picture is withheld. grey_share: samples in grey. ema: of the weights kept.
+    """
+
+    steps: int = 4000
+    batch: int = 24
+    learning_rate: float = 1e-3
+    warm_up: int = 100
+    known_weight: float = 0.05
+    absolute_weight: float = 0.3
+    gradient_weight: float = 0.5
+    strength_weight: float = 0.03
+    blind_share: float = 0.1
+    grey_share: float = 0.2
+    ema: float = 0.998
+    seed: int = 0
+    bfloat16: bool = True
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch) < 1:
+            raise ValueError("steps and batch must be positive")
+
+
+@dataclass(frozen=True)
+class FinisherBatch:
+    """Frames `[B, 3, H, W]` in [-1, 1]: decoded, filled, seen, truth; known `[B, 1, H, W]`."""
+
+    decoded: Tensor
+    filled: Tensor
+    known: Tensor
+    seen: Tensor
+    truth: Tensor
+
+
+class FrameSampler:
+    """Random frames of v2v clips, a function of seed and step alone; domains are equally likely.
+
+    imagined: the model's pictures `[T, H, W, 3]` of a clip by its number in `clips`; where there
+    are none the filled picture stands in. Raises ClipError without a v2v clip.
+    """
+
+    def __init__(self, clips: Sequence[Clip], imagined: Mapping[int, Image],
+                 options: FinisherTraining) -> None:
+        self._options = options
+        self._imagined = imagined
+        self._clips = {i: c for i, c in enumerate(clips) if c.info.task == "v2v"}
+        domains: dict[str, list[int]] = {}
+        for index, clip in self._clips.items():
+            domains.setdefault(clip.info.domain, []).append(index)
+        self._domains = [domains[name] for name in sorted(domains)]
+        if not self._domains:
+            raise ClipError("no clip has a guide: the finisher learns from v2v clips")
+
+    def batch(self, step: int) -> FinisherBatch:
+        """The frames of step `step`."""
+        rng = np.random.default_rng([self._options.seed, step])
+        samples = [self._sample(rng) for _ in range(self._options.batch)]
+        return FinisherBatch(*(torch.stack(parts) for parts in zip(*samples, strict=True)))
+
+    def _sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
+        o = self._options
+        domain = self._domains[int(rng.integers(len(self._domains)))]
+        index = domain[int(rng.integers(len(domain)))]
+        clip = self._clips[index]
+        assert clip.render is not None
+        assert clip.known is not None
+        assert clip.source is not None
+        frame = int(rng.integers(clip.frames))
+        made = self._imagined.get(index)
+        blind = rng.uniform() < o.blind_share or made is None or frame >= len(made)
+        decoded = clip.render[frame] if blind or made is None else made[frame]
+        gain, shift = float(rng.uniform(0.75, 1.25)), float(rng.uniform(-0.15, 0.15))
+        mirrored, grey = rng.uniform() < 0.5, rng.uniform() < o.grey_share
+        pictures = []
+        for picture in (decoded, clip.render[frame], clip.source[-1], clip.truth[frame]):
+            x = torch.from_numpy(picture).permute(2, 0, 1).float().div(127.5).sub(1.0)
+            if grey:
+                x = x.mean(dim=0, keepdim=True).expand_as(x)
+            pictures.append((x * gain + shift).clamp(-1, 1))
+        known = torch.from_numpy(clip.known[frame][None].astype(np.float32) * 2 - 1)
+        decoded_, filled, seen, truth = pictures
+        parts = (decoded_, filled, known, seen, truth)
+        return tuple(p.flip(-1) for p in parts) if mirrored else parts
+
+
+def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTraining
+                    ) -> dict[str, Tensor]:
+    """The losses of finished frames `[B, 3, H, W]`; 'total' is their weighted sum."""
+    hole = (1.0 - batch.known) / 2.0
+    weight = hole + options.known_weight * (1.0 - hole)
+    error = made - batch.truth
+    mass = weight.sum() * 3
+    losses = {
+        "squared": (weight * error.square()).sum() / mass,
+        "absolute": (weight * error.abs()).sum() / mass,
+        "gradient": gradient_difference(
+            weight * made, weight * batch.truth) / weight.mean().clamp_min(1e-3),
+        "strength": strength_difference(made, batch.truth, hole),
+    }
+    losses["total"] = (losses["squared"] + options.absolute_weight * losses["absolute"]
+                       + options.gradient_weight * losses["gradient"]
+                       + options.strength_weight * losses["strength"])
+    return losses
+
+
+def strength_difference(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
+    """Mean absolute difference, in octaves, of the local strength of gradients within `mask`.
+
+    a, b `[N, 3, H, W]` in [-1, 1]; mask `[N, 1, H, W]`, 1 where it counts. At each scale the root
+    mean square of the gradients of what a blur takes away, over windows that lie mostly inside.
+    """
+    grey = torch.stack([a.mean(dim=1, keepdim=True), b.mean(dim=1, keepdim=True)])
+    x = grey.flatten(0, 1)
+    total, count = a.new_zeros(()), 0
+    for _ in range(_OCTAVES):
+        band = x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+        power = band[..., :-1, 1:].sub(band[..., :-1, :-1]).square() + band[..., 1:, :-1].sub(
+            band[..., :-1, :-1]).square()
+        inside = mask[..., :-1, :-1]
+        inside = 1.0 - F.max_pool2d(1.0 - inside, 5, 1, 2)
+        share = F.avg_pool2d(inside, _WINDOW)
+        first, second = F.avg_pool2d(
+            power * inside.repeat(2, 1, 1, 1), _WINDOW).chunk(2)
+        chosen = share > 0.5
+        if bool(chosen.any()):
+            levels = [torch.log2((p[chosen] / share[chosen] + 1e-8).sqrt() + _STRENGTH_FLOOR)
+                      for p in (first, second)]
+            total, count = total + (levels[0] - levels[1]).abs().mean(), count + 1
+        x, mask = F.avg_pool2d(x, 2), F.avg_pool2d(mask, 2).floor()
+        if min(x.shape[-2:]) < 2 * _WINDOW:
+            break
+    return total / max(count, 1)
+
+
+def train_finisher(
+    clips: Sequence[Clip],
+    folder: Path,
+    options: FinisherTraining | None = None,
+    *,
+    imagined: Mapping[int, Image] | None = None,
+    finisher: Finisher | None = None,
+    save_every: int = 250,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+) -> Finisher:
+    """Train the finisher and write it to `folder`; goes on where a run there stopped.
+
+    imagined: see FrameSampler. finisher: weights to begin with. Returns the averaged weights, also
+    in `folder/finisher.safetensors`. Raises ClipError for unusable clips, FloatingPointError when
+    the loss is no longer finite (the last saved state stays).
+    """
+    o = options or FinisherTraining()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "finisher_options.json").write_text(json.dumps(asdict(o), indent=2) + "\n")
+    sampler = FrameSampler(clips, imagined or {}, o)
+    torch.manual_seed(o.seed)
+    model = finisher or Finisher()
+    averaged = {k: v.clone().float() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=o.learning_rate, betas=(0.9, 0.98),
+                                  weight_decay=0.01)
+    state_file = folder / "finisher_state.pt"
+    first = load_state(state_file, model, optimizer, averaged) if state_file.is_file() else 0
+    began = time.monotonic()
+    for step in range(first, o.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = o.learning_rate * rate_at(step, o.steps, o.warm_up)
+        batch = sampler.batch(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=o.bfloat16):
+            made = model(batch.decoded, batch.filled, batch.known, batch.seen)
+        losses = finisher_losses(made, batch, o)
+        if not bool(losses["total"].isfinite()):
+            raise FloatingPointError(
+                f"finisher training: the loss is not finite at step {step}; {state_file} holds "
+                "the last good state, start again from it with a lower learning_rate")
+        optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        decay = min(o.ema, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            averaged[name].lerp_(value.float(), 1 - decay)
+        if on_step is not None:
+            said = {name: float(value.detach()) for name, value in losses.items()}
+            on_step(step, {**said, "seconds": time.monotonic() - began})
+        if (step + 1) % save_every == 0 or step + 1 == o.steps:
+            save_state(state_file, step + 1, model, optimizer, averaged)
+    model.load_state_dict(averaged)
+    model.use_channels_last()
+    save_finisher(model, folder / FINISHER_FILE)
+    return model.eval()
+
+
+@torch.no_grad()
+def finisher_figures(finisher: Finisher, clips: Sequence[Clip], imagined: Mapping[int, Image],
+                     every: int = 4) -> dict[str, dict[str, float]]:
+    """By domain: PSNR in holes (dB, pooled) of the filled, the decoded and the finished pictures,
+    and their mean distance of gradient strength to the truth in octaves."""
+    sums: dict[str, dict[str, float]] = {}
+    for index, clip in enumerate(clips):
+        if clip.render is None or clip.known is None or clip.source is None:
+            continue
+        made = imagined.get(index, clip.render)
+        frames = range(0, min(clip.frames, len(made)), every)
+
+        def tensor(pictures: Sequence[Image]) -> Tensor:
+            return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 127.5 - 1.0
+
+        filled, truth = (tensor([p[t] for t in frames]) for p in (clip.render, clip.truth))
+        decoded = tensor([made[t] for t in frames])
+        seen = tensor([clip.source[-1]]).expand_as(filled)
+        known = torch.from_numpy(
+            np.stack([clip.known[t] for t in frames])[:, None].astype(np.float32) * 2 - 1)
+        hole = (1 - known) / 2
+        if float(hole.sum()) == 0:
+            continue
+        finished = finisher(decoded, filled, known, seen).clamp(-1, 1)
+        held = sums.setdefault(clip.info.domain, {})
+        for name, picture in (("filled", filled), ("decoded", decoded), ("finished", finished)):
+            error = float((hole * (picture - truth).square()).sum()) / 4
+            held[name] = held.get(name, 0.0) + error
+            strength = float(strength_difference(picture, truth, hole))
+            held[f"{name}_strength"] = held.get(f"{name}_strength", 0.0) + strength
+        held["pixels"] = held.get("pixels", 0.0) + 3 * float(hole.sum())
+        held["clips"] = held.get("clips", 0.0) + 1
+    figures = {}
+    for domain, held in sorted(sums.items()):
+        row = {}
+        for name in ("filled", "decoded", "finished"):
+            row[f"psnr_{name}"] = float(-10 * np.log10(held[name] / held["pixels"] + 1e-12))
+            row[f"strength_{name}"] = held[f"{name}_strength"] / held["clips"]
+        figures[domain] = row
+    return figures

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The finisher: starts as the classical fill, learns, is kept and loaded, works in the engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from inspatio_ros.cli.main import main
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.backends import BackendOptions, make_backend
+from inspatio_ros.imagination.denoiser import BlockDenoiser
+from inspatio_ros.imagination.generator import GeneratorBackend
+from inspatio_ros.model.config import ModelError
+from inspatio_ros.model.finisher import Finisher, FinisherConfig
+from inspatio_ros.model.presets import preset
+from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
+from inspatio_ros.model.text_encoder import ConstantText
+from inspatio_ros.model.transformer import CausalTransformer
+from inspatio_ros.model.weights import (
+    FINISHER_FILE,
+    WeightsError,
+    load_finisher,
+    save_finisher,
+    save_small_model,
+)
+from inspatio_ros.training.clips import Clip, ClipError, ClipInfo, read_clips, write_shard
+from inspatio_ros.training.finisher_trainer import (
+    FinisherTraining,
+    FrameSampler,
+    finisher_figures,
+    strength_difference,
+    train_finisher,
+)
+from inspatio_ros.training.imagined_clips import read_imagined
+from inspatio_ros.training.saving import save_tensors
+
+SMALL = FinisherConfig(widths=(8, 8), fine=4)
+TOY = replace(preset("tiny"), name="toy", dim=32, ffn_dim=64, num_heads=2, num_layers=1,
+              freq_dim=16, height=64, width=96)
+
+
+def toy_clip(seed: int, held_out: bool = False) -> Clip:
+    """A clip whose holes hold a colour that follows from what is known around them."""
+    rng = np.random.default_rng(seed)
+    truth = np.zeros((12, 64, 96, 3), np.uint8)
+    truth[:] = rng.integers(60, 200, 3)
+    known = np.ones((12, 64, 96), np.bool_)
+    known[:, 16:48, 24:72] = False
+    truth[~known] = 255 - truth[0, 0, 0]
+    render = np.where(known[..., None], truth, truth[0, 0, 0]).astype(np.uint8)
+    return Clip(ClipInfo("v2v", "toy", f"toy-{seed}", "Apache-2.0", held_out), truth, render,
+                known, truth[:1])
+
+
+def tensors(count: int = 2, height: int = 32, width: int = 48) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(1)
+    pictures = torch.rand(3, count, 3, height, width, generator=generator) * 2 - 1
+    known = torch.where(torch.rand(count, 1, height, width, generator=generator) < 0.5, -1.0, 1.0)
+    return pictures[0], pictures[1], known, pictures[2]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (28, 44), (4, 8)])
+def test_without_training_the_filled_picture_passes_unchanged(height: int, width: int) -> None:
+    decoded, filled, known, seen = tensors(2, height, width)
+    assert torch.equal(Finisher()(decoded, filled, known, seen), filled)
+
+
+def test_sides_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ModelError, match="multiples of 4, got 30x32"):
+        Finisher(SMALL)(*tensors(1, 32, 30))
+    with pytest.raises(ModelError, match="positive widths"):
+        FinisherConfig(widths=(0, 8))
+
+
+def test_frames_do_not_depend_on_each_other() -> None:
+    finisher = Finisher(SMALL)
+    torch.nn.init.normal_(finisher.leave.weight, std=0.1)
+    decoded, filled, known, seen = tensors(3)
+    together = finisher(decoded, filled, known, seen)
+    assert torch.equal(
+        together[1:2], finisher(decoded[1:2], filled[1:2], known[1:2], seen[1:2]))
+    assert not torch.equal(together, filled)
+
+
+def test_files(tmp_path: Path) -> None:
+    finisher = Finisher(SMALL)
+    torch.nn.init.normal_(finisher.leave.weight)
+    save_finisher(finisher, tmp_path / FINISHER_FILE)
+    loaded = load_finisher(tmp_path / FINISHER_FILE)
+    assert loaded.config == SMALL
+    assert torch.equal(loaded(*tensors()), finisher(*tensors()))
+    save_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)})
+    with pytest.raises(WeightsError, match="expected 'inspatio_ros finisher'"):
+        load_finisher(tmp_path / "other.safetensors")
+
+
+def test_strength_difference_sees_blur_and_not_place() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sharp = torch.rand(1, 3, 64, 64, generator=generator) - 0.5
+    moved = sharp.roll(7, -1)
+    blurred = torch.nn.functional.avg_pool2d(sharp, 5, 1, 2)
+    mask = torch.ones(1, 1, 64, 64)
+    assert float(strength_difference(sharp, sharp, mask)) == 0.0
+    assert float(strength_difference(moved, sharp, mask)) < 0.5
+    assert float(strength_difference(blurred, sharp, mask)) > 1.5
+    mask[..., :, :32] = 0
+    half = sharp.clone()
+    half[..., :32] = 0
+    assert float(strength_difference(half, sharp, mask)) < 1e-6
+
+
+def test_it_learns_what_a_classical_fill_cannot_know(tmp_path: Path) -> None:
+    clips = [toy_clip(seed) for seed in range(4)]
+    options = FinisherTraining(steps=60, batch=4, learning_rate=4e-3, warm_up=5, grey_share=0.0,
+                               ema=0.9, bfloat16=False)
+    finisher = train_finisher(clips, tmp_path, options, finisher=Finisher(SMALL))
+    row = finisher_figures(finisher, clips, {})["toy"]
+    assert row["psnr_finished"] > row["psnr_filled"] + 3
+
+
+def test_an_interrupted_run_equals_an_undisturbed_one(tmp_path: Path) -> None:
+    clips = [toy_clip(seed) for seed in range(2)]
+    options = FinisherTraining(steps=6, batch=2, bfloat16=False)
+
+    class Cut(Exception):
+        pass
+
+    def cut(step: int, losses: dict[str, float]) -> None:
+        if step == 3:
+            raise Cut
+
+    def fresh() -> Finisher:
+        torch.manual_seed(5)
+        return Finisher(SMALL)
+
+    whole = train_finisher(clips, tmp_path / "whole", options, finisher=fresh(), save_every=2)
+    with pytest.raises(Cut):
+        train_finisher(clips, tmp_path / "cut", options, finisher=fresh(), save_every=2,
+                       on_step=cut)
+    again = train_finisher(clips, tmp_path / "cut", options, finisher=fresh(), save_every=2)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+
+
+def test_clips_without_a_guide_are_refused() -> None:
+    clip = Clip(ClipInfo("t2v", "toy", "a", "MIT", False), toy_clip(0).truth)
+    with pytest.raises(ClipError, match="v2v"):
+        FrameSampler([clip], {}, FinisherTraining())
+
+
+def test_a_model_and_its_finisher_belong_together() -> None:
+    model = CausalTransformer(TOY)
+    codec = SmallCodec(SmallCodecConfig())
+    text = ConstantText(TOY.text_len, TOY.text_dim)
+    with pytest.raises(ModelError, match="takes none"):
+        GeneratorBackend("toy", BlockDenoiser(model), codec, text, fixed_size=False,
+                         finisher=Finisher(SMALL))
+    finished = CausalTransformer(replace(TOY, finished=True))
+    with pytest.raises(ModelError, match="needs a finisher"):
+        GeneratorBackend("toy", BlockDenoiser(finished), codec, text, fixed_size=False)
+
+
+def test_the_whole_way_by_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Imagine packed clips, train on them, use the result."""
+    clips = [toy_clip(0), toy_clip(1), toy_clip(2, held_out=True)]
+    write_shard(tmp_path / "clips/toy.clips.safetensors", clips)
+    torch.manual_seed(0)
+    folder = tmp_path / "model"
+    save_small_model(folder, CausalTransformer(TOY), SmallCodec(SmallCodecConfig()))
+    imagined = tmp_path / "imagined.safetensors"
+    assert main(["data", "imagine", str(tmp_path / "clips"), str(imagined), "--model",
+                 str(folder), "--codec", str(folder)]) == 0
+    made = read_imagined(imagined)
+    assert {n: p.shape for n, p in made.items()} == {n: (12, 64, 96, 3) for n in range(3)}
+    run = tmp_path / "run"
+    assert main(["train", "finisher", "--run", str(run), "--data", str(tmp_path / "clips"),
+                 "--imagined", str(imagined), "--steps", "3", "--batch", "2"]) == 0
+    assert "toy" in json.loads((run / "finisher_figures.json").read_text())
+    assert len(list(read_clips(tmp_path / "clips"))) == 3
+    whole = tmp_path / "whole"
+    model, codec = CausalTransformer(TOY), SmallCodec(SmallCodecConfig())
+    save_small_model(whole, model, codec, finisher=load_finisher(run / FINISHER_FILE))
+    backend = make_backend(BackendOptions("tiny", str(whole)))
+    assert isinstance(backend, GeneratorBackend)
+    assert backend.config.finished
+    backend.warm_up(PinholeCamera(96, 64, 80.0, 80.0, 47.5, 31.5))
+    (whole / FINISHER_FILE).unlink()
+    with pytest.raises(WeightsError, match="finisher.safetensors: no such file"):
+        make_backend(BackendOptions("tiny", str(whole)))
+    capsys.readouterr()
+    assert main(["weights", "check", str(whole)]) != 0
+    assert "finisher" in capsys.readouterr().out
+    with pytest.raises(ClipError, match="inspatio data imagine"):
+        read_imagined(tmp_path / "clips/toy.clips.safetensors")
