@@ -12,6 +12,7 @@ Stage = Literal["teacher", "causal", "jdmd", "article"]
 Precision = Literal["bfloat16", "float32"]
 Loss = Literal["flow", "clean"]
 ExitStep = Literal["last", "random"]
+Begin = Literal["zero", "render"]
 
 
 class TrainingError(ValueError):
@@ -30,6 +31,8 @@ class TrainingOptions:
     """
 
     stage: Stage = _option("causal", "which objective")
+    begin: Begin = _option("zero", "flow of weights that begin from nothing: none, or the one "
+                           "that leads from the noise to the render (conditioned models)")
     # the loop
     steps: int = _option(10000, "optimiser steps in all")
     seed: int = _option(0, "every random number follows from it and the step")
@@ -75,7 +78,8 @@ class TrainingOptions:
     control_residual: float = _option(0.1, "weight of what no shift explains (article)")
 
     def __post_init__(self) -> None:
-        choices = {"stage": Stage, "precision": Precision, "loss": Loss, "exit_step": ExitStep}
+        choices = {"stage": Stage, "precision": Precision, "loss": Loss, "exit_step": ExitStep,
+                   "begin": Begin}
         for name, kind in choices.items():
             if getattr(self, name) not in get_args(kind):
                 raise TrainingError(

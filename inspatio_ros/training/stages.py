@@ -21,7 +21,7 @@ from inspatio_ros.training.control import ArticleFlow
 from inspatio_ros.training.distillation import FAKES, JointDistillation
 from inspatio_ros.training.distributed import Process
 from inspatio_ros.training.objectives import CausalFlow, Objective
-from inspatio_ros.training.options import TrainingError, TrainingOptions
+from inspatio_ros.training.options import Begin, TrainingError, TrainingOptions
 from inspatio_ros.training.teacher import BidirectionalTransformer, TeacherFlow
 from inspatio_ros.training.trainer import load_weights
 
@@ -44,10 +44,10 @@ def make_stage(
     _check_given(options, start, teachers, codec)
     if options.stage == "teacher":
         teacher = BidirectionalTransformer(config)
-        begin(teacher, start, options.seed)
+        begin(teacher, start, options.seed, options.begin)
         return TeacherFlow(teacher, options, process)
     model = CausalTransformer(config)
-    begin(model, start, options.seed)
+    begin(model, start, options.seed, options.begin)
     if options.stage == "causal":
         return CausalFlow(model, options, process)
     if options.stage == "article":
@@ -82,10 +82,12 @@ def _scores(
     return networks
 
 
-def begin(network: CausalTransformer, start: Path | None, seed: int) -> None:
-    """Give a network its first weights."""
+def begin(network: CausalTransformer, start: Path | None, seed: int, flow: Begin = "zero") -> None:
+    """Give a network its first weights: those of `start`, else random ones with this first flow."""
     if start is None:
         fresh(network, seed)
+        if flow == "render":
+            lead_to_render(network)
         return
     path = start / TRANSFORMER_FILE if start.is_dir() else start
     load_weights(network, without_prefixes(read_tensors(path)), path)
@@ -102,3 +104,35 @@ def fresh(network: CausalTransformer, seed: int) -> None:
         again = CausalTransformer(network.config)
         torch.nn.init.zeros_(again.head.head.weight)
     network.load_state_dict(again.state_dict())
+
+
+@torch.no_grad()
+def lead_to_render(network: CausalTransformer) -> None:
+    """Let a fresh network's flow lead from the noise to the render, nearly.
+
+    The first channels of a token become its noisy values, the next ones its rendered values, and
+    the head takes one from the other: at pure noise the clean latents are then the render. What a
+    classical fill knows need not be learnt, which is most of what a short training would learn.
+    Raises TrainingError for a model without a render or too narrow for both.
+    """
+    config = network.config
+    values = config.patch_values * config.latent_channels
+    if not config.conditioned or config.dim < 2 * values:
+        raise TrainingError(f"begin=render needs a conditioned model of width {2 * values} at "
+                            f"least; {config.name} has {config.dim}")
+    weight = network.patch_embedding.weight.flatten(1)  # columns: channel, row, column of a patch
+    weight[:2 * values] = 0.0
+    own = torch.arange(values)
+    weight[own, own] = 1.0
+    weight[values + own, (config.latent_channels + config.mask_channels) * config.patch_values
+           + own] = 1.0
+    network.patch_embedding.weight.copy_(weight.reshape(network.patch_embedding.weight.shape))
+    # The head's output has the channel last within a patch.
+    out = own.reshape(config.latent_channels, -1).t().flatten()
+    head = network.head.head.weight
+    head.zero_()
+    head[own, out], head[own, values + out] = 1.0, -1.0
+    for module in network.blocks:
+        module.modulation.mul_(0.1)
+    network.head.modulation.mul_(0.1)
+    network.time_projection[1].weight.mul_(0.1)

@@ -11,6 +11,7 @@ import torch
 
 from inspatio_ros.model.cache import DifferentiableContext
 from inspatio_ros.model.config import ModelError
+from inspatio_ros.model.presets import preset
 from inspatio_ros.training.batches import Task
 from inspatio_ros.training.distributed import Process
 from inspatio_ros.training.draws import Draw
@@ -101,3 +102,30 @@ def test_the_seed_decides_the_first_weights() -> None:
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["patch_embedding.weight"], other["patch_embedding.weight"])
     assert not first["head.head.weight"].any()
+
+
+def test_weights_that_lead_to_the_render() -> None:
+    """What they make of noise is the render, nearly; zero flow makes the noise itself."""
+    config = replace(preset("tiny"), name="toy", num_layers=2, height=64, width=96)
+    options = TrainingOptions(stage="causal", begin="render", seed=4)
+    model = make_stage(config, options, Process()).networks["model"]
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, config.frames_per_block, config.latent_channels, *config.latent_grid)
+    noise, render = (torch.randn(shape, generator=generator) for _ in range(2))
+    mask = torch.ones(1, config.frames_per_block, config.mask_channels, *config.latent_grid)
+    with torch.no_grad():
+        flow = model.predict_flow(
+            noise, torch.cat([mask, render], dim=2), model.rope_tables(config.latent_grid).block,
+            model.modulation([1000.0]), model.project_text(torch.zeros(1, 1, config.text_dim)),
+            DifferentiableContext(1))
+    made = noise - flow
+    assert float((made - render).square().mean()) < 0.2
+    assert float((made - noise).square().mean()) > 1.0
+
+
+def test_weights_that_cannot_lead_to_a_render() -> None:
+    options = TrainingOptions(stage="causal", begin="render")
+    with pytest.raises(TrainingError, match="conditioned model of width 128"):
+        make_stage(replace(preset("tiny"), dim=64, num_heads=2), options, Process())
+    with pytest.raises(TrainingError, match="begin must be one of zero, render"):
+        TrainingOptions(begin="other")  # type: ignore[arg-type]
