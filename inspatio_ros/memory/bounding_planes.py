@@ -43,11 +43,14 @@ class BoundingPlane:
     support: Array
 
 
-def bounding_planes(points: npt.NDArray[np.floating], seed: int = 0) -> list[BoundingPlane]:
+def bounding_planes(points: npt.NDArray[np.floating], inside: npt.ArrayLike = (),
+                    seed: int = 0) -> list[BoundingPlane]:
     """Up to 8 planes that bound points [P, 3] m of the world; the same points give the same ones.
 
+    inside: [C, 3] places, such as those of the cameras, that must lie on the scene's side.
     Empty for fewer than 200 points.
     """
+    cameras = np.asarray(inside, np.float64).reshape(-1, 3)
     xyz = np.asarray(points, np.float64)
     xyz = xyz[np.isfinite(xyz).all(1)]
     if len(xyz) < 200:
@@ -72,7 +75,8 @@ def bounding_planes(points: npt.NDArray[np.floating], seed: int = 0) -> list[Bou
         # The scene's side is that of most of the points off the plane.
         if (heights > 2 * thickness).sum() > (heights < -2 * thickness).sum():
             normal, offset, heights = -normal, -offset, -heights
-        if (heights > 2 * thickness).mean() <= _BEYOND:
+        if ((heights > 2 * thickness).mean() <= _BEYOND
+                and (cameras @ normal < offset).all()):
             planes.append(BoundingPlane(normal, offset, _cells(left[on], _CELL * spread)))
         left = left[~on]
     return planes

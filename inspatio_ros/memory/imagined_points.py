@@ -32,10 +32,13 @@ MOST_CONFIDENCE = 0.5
 # Distances over which it falls by e: across the picture (of its width), and along a bounding
 # plane from its seen part, m.
 _PICTURE_REACH, _PLANE_REACH = 0.25, 4.0
-# Holes up to this share of the width are carried from their rim, not from a bounding plane.
-_RIM = 0.03
+# Holes no pixel of which is farther from known ones than this share of the width, and whose rim is
+# one surface (its depths within this ratio), are carried from it, not from a bounding plane.
+_SMALL, _ONE_SURFACE = 0.04, 1.15
 # Statistical outlier removal.
 _NEIGHBOURS, _SIGMAS = 20, 2.0
+# Places of cameras that are remembered; when there are more, every second goes.
+_CAMERAS = 256
 # A view adds nothing when less than this share of it is new.
 _LEAST_FRESH = 0.001
 # Planes are fitted anew when the seen cloud has changed by more than this share.
@@ -74,6 +77,7 @@ class ImaginedPoints:
                  min_confidence: float = 0.0) -> None:
         self.cloud = RollingCloud(capacity, voxel_size, max_age, max_radius, min_confidence)
         self.outliers = 0
+        self._cameras: list[Array] = []
         self._planes: list[BoundingPlane] = []
         self._planes_of = 0
 
@@ -95,10 +99,14 @@ class ImaginedPoints:
     def reset(self) -> None:
         """Forget every point; the counts of drops stay."""
         self.cloud.reset()
+        self._cameras = []
         self._planes, self._planes_of = [], 0
 
     def give_way(self, observation: Observation, tone: Float) -> None:
         """Drop what an observation contradicts, and follow its exposure."""
+        self._cameras.append(observation.world_from_camera[:3, 3])
+        if len(self._cameras) > _CAMERAS:
+            self._cameras = self._cameras[::2]
         self.cloud.give_way(observation)
         self.cloud.follow_exposure(tone)
 
@@ -127,7 +135,7 @@ class ImaginedPoints:
     def _update_planes(self, seen: RollingCloud) -> None:
         count = seen.point_count
         if abs(count - self._planes_of) > _CHANGED * max(self._planes_of, 1):
-            self._planes = bounding_planes(seen.colored_points(20_000)[0])
+            self._planes = bounding_planes(seen.colored_points(20_000)[0], self._cameras)
             self._planes_of = count
 
 
@@ -153,10 +161,10 @@ def complete_depth(
     if planes:
         plane, reach = plane_depth(planes, camera, world_from_camera)
         on_plane = plane > 0
-        # Nothing lies beyond a bounding plane; near the rim the surface may end before it.
-        nearer = np.where(filled > 0, np.minimum(filled, plane), plane)
-        filled = np.where(on_plane, np.where(away < _RIM, nearer, plane), filled)
-        trust = np.where(on_plane & (away >= _RIM), np.exp(-reach / _PLANE_REACH), trust)
+        small = _gaps_in_surfaces(depth, away)
+        # Of two wrong depths the farther does less harm: what is seen hides it.
+        filled = np.where(on_plane, np.where(small, np.fmin(filled, plane), plane), filled)
+        trust = np.where(on_plane & ~small, np.exp(-reach / _PLANE_REACH), trust)
     if estimated is not None:
         there = estimated > 0
         filled = np.where(there, estimated, filled)
@@ -164,6 +172,28 @@ def complete_depth(
     filled = np.where(known, depth, filled).astype(np.float32)
     trust = np.where(known, 1.0, MOST_CONFIDENCE * np.where(filled > 0, trust, 0.0))
     return filled, trust.astype(np.float32)
+
+
+def _gaps_in_surfaces(depth: Float, away: Float) -> Mask:
+    """Unknown pixels of small holes within one surface.
+
+    A strip along the picture's border is no such hole: it goes on outside. Nor is one between a
+    near surface and a far one: what it hides lies behind the near one.
+    """
+    known = depth > 0
+    count, labels = cv2.connectedComponents((~known).astype(np.uint8), connectivity=4)
+    deepest = np.zeros(count, np.float32)
+    np.maximum.at(deepest, labels.reshape(-1), away.reshape(-1).astype(np.float32))
+    border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    deepest[np.unique(border)] = np.inf
+    small = deepest < _SMALL
+    nearest, farthest = np.full(count, np.inf), np.zeros(count)
+    for rim, hole in ((np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:])):
+        for a, b in (((rim, np.s_[:]), (hole, np.s_[:])), ((np.s_[:], rim), (np.s_[:], hole))):
+            there = known[a] & ~known[b]
+            np.minimum.at(nearest, labels[b][there], depth[a][there])
+            np.maximum.at(farthest, labels[b][there], depth[a][there])
+    return np.asarray((small & (farthest < _ONE_SURFACE * nearest))[labels] & ~known)
 
 
 def inliers(points: npt.NDArray[np.floating]) -> Mask:

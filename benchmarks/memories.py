@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each memory adds to imagined views of recordings; prints JSON.
+
+    python benchmarks/memories.py RECORDING... [--preset geometric] [--last 80]
+
+Two ways from each start, along poses that the camera really had, so that its pictures are the
+truth. 'ahead': the poses that follow, up to --reach seconds. 'back': the poses of the seconds
+before, newest first, with only every second frame remembered and the others imagined: coming back
+to a place from which the camera has looked away. PSNR is pooled over all pixels of all
+frames; holes are the pixels that the single-frame guide does not back, the same for all methods.
+
+    single     guide from the newest frame alone
+    seen       guide from the cloud of all frames so far
+    geometric memory: seen, and what was imagined is kept
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from inspatio_ros.evaluation.metrics import SquaredError
+from inspatio_ros.evaluation.recorded_run import fitted
+from inspatio_ros.files.bag_observations import BagOptions
+from inspatio_ros.files.recordings import open_recording, recording_name
+from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.backends import BACKENDS, GEOMETRIC, BackendOptions, make_backend
+from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
+from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
+from inspatio_ros.sensing.observation import Observation, Provenance
+
+SINGLE, SEEN, GEOMETRIC_MEMORY = "single", "seen", "geometric_memory"
+METHODS = (SINGLE, SEEN, GEOMETRIC_MEMORY)
+WAYS = ("ahead", "back")
+
+
+class Table:
+    """Pooled errors by way and method."""
+
+    def __init__(self) -> None:
+        self.errors: dict[tuple[str, str, str], SquaredError] = {}
+        self.frames: dict[str, int] = {}
+        self.known: dict[tuple[str, str], list[float]] = {}
+
+    def add(self, way: str, method: str, frames: list[ImaginedFrame], truth: list[Observation],
+            holes: list[np.ndarray]) -> None:
+        """One start's frames."""
+        self.frames[way] = self.frames.get(way, 0) + (len(frames) if method == SINGLE else 0)
+        for frame, real, hole in zip(frames, truth, holes, strict=True):
+            for part, mask in (("all", None), ("holes", hole)):
+                error = self.errors.setdefault((way, method, part), SquaredError())
+                error.add(frame.image, real.image, mask)
+            self.known.setdefault((way, method), []).append(frame.support)
+
+    def figures(self) -> dict[str, object]:
+        """PSNR in dB and coverage."""
+        found: dict[str, object] = {}
+        for way, count in self.frames.items():
+            found[way] = {"frames": count, **{
+                method: {"psnr_all": round(self.errors[way, method, "all"].psnr, 2),
+                         "psnr_holes": round(self.errors[way, method, "holes"].psnr, 2),
+                         "backed": round(float(np.mean(self.known[way, method])), 3)}
+                for method in METHODS}}
+        return found
+
+
+def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
+    """The figures of one recording."""
+    engine = ImaginationEngine(make_backend(BackendOptions(options.preset)))
+    bounds = {"capacity": 2_000_000, "max_age": 1e6, "max_radius": options.max_radius,
+              "voxel_size": options.voxel_size}
+    table = Table()
+    for way in WAYS:
+        seen = list(_frames(path, options))
+        first = len(seen) - options.last if options.last else len(seen) // 3
+        memories = {SINGLE: WorldMemory(MemoryOptions(**{**bounds, "capacity": 1})),
+                    SEEN: WorldMemory(MemoryOptions(**bounds)),
+                    GEOMETRIC_MEMORY: WorldMemory(MemoryOptions(**bounds, keep_imagined=True))}
+        for number, now in enumerate(seen):
+            if way == "ahead" or number % 2 == 0:
+                for method in (SEEN, GEOMETRIC_MEMORY):
+                    memories[method].integrate(now)
+            if number < first or (number - first) % options.stride or (
+                    way == "back" and number % 2):
+                continue
+            targets = _targets(seen, number, way, options.reach)
+            if not targets:
+                continue
+            holes: list[np.ndarray] = []
+            for method in METHODS:
+                frames = _imagine(engine, memories[method], now, targets)
+                if method == SINGLE:
+                    holes = [frame.provenance < Provenance.MEMORY for frame in frames]
+                table.add(way, method, frames, targets, holes)
+            kept = memories[GEOMETRIC_MEMORY].imagined
+            if kept is not None:
+                kept.reset()
+    engine.close()
+    return {"recording": recording_name(path), "preset": options.preset, **table.figures()}
+
+
+def _frames(path: Path, options: argparse.Namespace) -> Iterator[Observation]:
+    with open_recording(path, options=BagOptions(min_depth=options.min_depth)) as observations:
+        for number, observation in enumerate(observations):
+            if options.limit and number >= options.limit:
+                return
+            source = observation.camera
+            height = max(2, round(options.width * source.height / source.width))
+            yield fitted(observation, options.width, height)
+
+
+def _targets(seen: list[Observation], start: int, way: str, reach: float) -> list[Observation]:
+    limit = round(reach * 1e9)
+    if way == "ahead":
+        return [o for o in seen[start + 1:] if o.stamp_ns - seen[start].stamp_ns <= limit]
+    return [seen[i] for i in range(start - 1, -1, -1)
+            if i % 2 and seen[start].stamp_ns - seen[i].stamp_ns <= limit]
+
+
+def _imagine(engine: ImaginationEngine, memory: WorldMemory, now: Observation,
+             targets: list[Observation]) -> list[ImaginedFrame]:
+    times = np.abs([(o.stamp_ns - now.stamp_ns) * 1e-9 for o in targets])
+    way = CameraTrajectory(np.stack([o.world_from_camera for o in targets]), times)
+    request = ImaginationRequest(now.camera, way, (now,))
+    return [frame for block in engine.imagine(request, memory) for frame in block.frames]
+
+
+def parse(words: list[str] | None = None) -> argparse.Namespace:
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recordings", nargs="+", type=Path)
+    parser.add_argument("--preset", default=GEOMETRIC, choices=BACKENDS)
+    parser.add_argument("--last", type=int, default=0,
+                        help="starts among the last so many frames only (0: the last two thirds)")
+    parser.add_argument("--stride", type=int, default=6, help="frames from start to start")
+    parser.add_argument("--reach", type=float, default=4.0, help="s")
+    parser.add_argument("--limit", type=int, default=0, help="frames read, 0 for all")
+    parser.add_argument("--width", type=int, default=208, help="px")
+    parser.add_argument("--max-radius", type=float, default=30.0, help="m")
+    parser.add_argument("--voxel-size", type=float, default=0.02, help="m")
+    parser.add_argument("--min-depth", type=float, default=0.1, help="m")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """Print the figures of all recordings."""
+    options = parse()
+    print(json.dumps([measure(path, options) for path in options.recordings], indent=1))
+
+
+if __name__ == "__main__":
+    main()
