@@ -15,8 +15,10 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.planning import ground_map_numba as kernels
 from inspatio_ros.planning.candidates import Candidate, RefusedCandidate, require_unique
 from inspatio_ros.planning.coarse_views import CoarseViews
+from inspatio_ros.planning.consistency import future_consistency
 from inspatio_ros.planning.footprint import Footprint
 from inspatio_ros.planning.ground_map import GroundMap, ground_map
+from inspatio_ros.planning.imagining import CandidateViews
 from inspatio_ros.planning.kinematics import Motion, discomforts, level_frame, motion_of
 from inspatio_ros.planning.situation import MovingBox, Situation
 from inspatio_ros.planning.terms import (
@@ -24,6 +26,7 @@ from inspatio_ros.planning.terms import (
     COMFORT,
     COVERAGE,
     DRIVABLE,
+    FUTURE,
     NO_COLLISION,
     PROGRESS,
     TERMS,
@@ -78,52 +81,69 @@ def ranked(candidates: Sequence[Candidate | RefusedCandidate],
 class CandidateScorer:
     """Scores candidates for one robot.
 
-    footprint: the space it takes up. options: terms and weights. trust: [0, 1] by term, to be
-    replaced when hindsight finds a term wrong.
-    One thread at a time. Nothing is kept from call to call.
+    footprint: the space it takes up. options: terms and weights. views: imagine along candidates
+    (future_consistency); None: geometry only. trust: [0, 1] by term, to be replaced when
+    hindsight finds a term wrong.
+    One thread at a time. Nothing is kept from call to call but how long a block of views takes.
     """
 
-    def __init__(self, footprint: Footprint, options: ScoreOptions | None = None) -> None:
+    def __init__(self, footprint: Footprint, options: ScoreOptions | None = None,
+                 views: CandidateViews | None = None) -> None:
         self.footprint = footprint
         self.options = options or ScoreOptions()
+        self.views = views
         self.trust: Mapping[str, float] = {}
 
     def rank(
         self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation, *,
-        deadline: float | None = None,
+        deadline: float | None = None, imagine: int = 0,
     ) -> Ranking:
         """All that can be said by the deadline (s of time.monotonic; None: take the time)."""
-        return ranked(candidates, self.score(candidates, situation, deadline=deadline))
+        return ranked(candidates, self.score(candidates, situation, deadline=deadline,
+                                             imagine=imagine))
 
     def score(
         self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation, *,
-        deadline: float | None = None, interrupted: Callable[[], bool] = lambda: False,
+        deadline: float | None = None, imagine: int = 0,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> Iterator[Score]:
         """Scores as they come, most useful first; a later one of the same candidate replaces it.
 
-        Refused candidates are FAILED at once. At the deadline, or once `interrupted`, everything
-        that is not finished is given as it is, PARTIAL. Values do not depend on which other
+        Refused candidates are FAILED at once. Then come all, by geometry, the best first; then the
+        `imagine` best again, with views. At the deadline, or once `interrupted`, everything that
+        is not finished is given as it is, PARTIAL. Geometry's values do not depend on which other
         candidates are asked about.
-        Raises ValueError when there is no candidate, too many, or an id comes twice.
+        Raises ValueError when there is no candidate, too many, or an id comes twice, or when views
+        are wanted without a `views`.
         """
-        for made in self.steps(candidates, situation, deadline=deadline, interrupted=interrupted):
+        for made in self.steps(candidates, situation, deadline=deadline, imagine=imagine,
+                               interrupted=interrupted):
             if made is not None:
                 yield made
 
     def steps(
         self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation, *,
-        deadline: float | None = None, interrupted: Callable[[], bool] = lambda: False,
+        deadline: float | None = None, imagine: int = 0,
+        interrupted: Callable[[], bool] = lambda: False,
     ) -> Iterator[Score | None]:
         """`score` in pieces of bounded work: None where a piece gave no score."""
         require_unique(candidates)
-        return self._steps(candidates, situation, deadline, interrupted)
+        if imagine > 0 and self.views is None:
+            raise ValueError("views are wanted, but the scorer was made without `views`")
+
+        def time_left() -> float:
+            if interrupted():
+                return -math.inf
+            return math.inf if deadline is None else deadline - time.monotonic()
+
+        return self._steps(candidates, situation, imagine, time_left)
 
     def _steps(
         self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation,
-        deadline: float | None, interrupted: Callable[[], bool],
+        imagine: int, time_left: Callable[[], float],
     ) -> Iterator[Score | None]:
         def over() -> bool:
-            return interrupted() or (deadline is not None and time.monotonic() >= deadline)
+            return time_left() <= 0
 
         for candidate in candidates:
             if isinstance(candidate, RefusedCandidate):
@@ -152,12 +172,40 @@ class CandidateScorer:
         for candidate in wanted:
             if candidate.id not in drafts:
                 yield Score(candidate.id, State.PARTIAL, detail=_DEADLINE)
+        worth = [c for c in _by_score(wanted, drafts)
+                 if drafts[c.id].score > 0 and drafts[c.id].state != State.UNSUPPORTED]
+        yield from self._imagined(worth[:imagine], drafts, situation, time_left)
 
-    def _finished(self, draft: Score) -> Score:
+    def _imagined(
+        self, best: list[Candidate], drafts: dict[str, Score], situation: Situation,
+        time_left: Callable[[], float],
+    ) -> Iterator[Score | None]:
+        """Scores of the best candidates with future_consistency, each better than the last."""
+        if not best:
+            return
+        assert self.views is not None
+        done: set[str] = set()
+        for made in self.views.along(best, situation, time_left):
+            if made is None or len(made.frames) < 2:
+                yield None
+                continue
+            id = made.candidate.id
+            draft = drafts[id]
+            terms = {**draft.terms, FUTURE: future_consistency(made.frames)}
+            drafts[id] = replace(draft, terms=terms,
+                                 frames_imagined=draft.frames_imagined + len(made.frames))
+            if made.finished and made.level == len(self.views.levels) - 1:
+                done.add(id)
+            yield self._finished(drafts[id], id in done)
+        for candidate in best:
+            if candidate.id not in done:
+                yield self._finished(drafts[candidate.id], False)
+
+    def _finished(self, draft: Score, complete: bool = True) -> Score:
         """The draft with its score, uncertainty and state by its terms."""
         value = combine(draft.terms, self.options, self.trust)
         state, detail = State.COMPLETE, ""
-        if math.isnan(draft.terms[COVERAGE]):
+        if not complete or math.isnan(draft.terms[COVERAGE]):
             state, detail = State.PARTIAL, _DEADLINE
         if draft.unknown_ratio > self.options.max_unknown:
             state = State.UNSUPPORTED

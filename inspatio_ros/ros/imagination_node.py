@@ -34,6 +34,7 @@ from inspatio_ros.ros.imagine_path_server import ImaginePathServer, PathGoal, Re
 from inspatio_ros.ros.live import LiveImagination, warm_up
 from inspatio_ros.ros.node_base import ExecutorCalls, ManagedNode, run
 from inspatio_ros.ros.plans import PendingPlan
+from inspatio_ros.ros.score_candidates_server import ScoreCandidatesServer, ScoreGoal
 from inspatio_ros.ros.transforms import TransformListener, TransformTree
 from inspatio_ros.runtime.worker import Worker
 from inspatio_ros.sensing.gating import BackwardJumpDetector
@@ -60,6 +61,7 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
     def __init__(self, name: str = "imagination", **options: Any) -> None:
         # Kilted's context destroys a node whose making failed as well.
         self._path_server: ImaginePathServer | None = None
+        self._score_server: ScoreCandidatesServer | None = None
         super().__init__(name, **options)
         self._calls = ExecutorCalls(self)
         self.problems = diagnostics.Problems(self.get_logger().warning)
@@ -85,6 +87,7 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         self.create_service(Trigger, "~/clear_memory", self._clear_memory)
         self.create_service(SetPrompt, "~/set_prompt", self._set_prompt)
         self._path_server = ImaginePathServer(self, self._calls, self._submit_goal)
+        self._score_server = ScoreCandidatesServer(self, self._calls, self._submit_scores)
         for part, report in reports.PARTS.items():
             self.diagnostics.add(part, partial(report, self))
 
@@ -168,9 +171,10 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
             self.live = None
 
     def destroy_node(self) -> None:
-        """Take the action down before the node."""
-        if self._path_server is not None:
-            self._path_server.destroy()
+        """Take the actions down before the node."""
+        for server in (self._path_server, self._score_server):
+            if server is not None:
+                server.destroy()
         super().destroy_node()
 
     def _unsubscribe(self) -> None:
@@ -308,6 +312,13 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         self.live.goals.put(goal)
         self._wake()
         return None
+
+    def _submit_scores(self, goal: ScoreGoal) -> tuple[int, str] | None:
+        if self.live is None:
+            return Result.NOT_READY, "the node is not active"
+        refused = self.live.scoring.put(goal)
+        self._wake()
+        return refused
 
     # Status and diagnostics.
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inspatio_ros.ros.parameters import group, param
+from inspatio_ros.ros.scoring_parameters import FootprintParameters, ScoringParameters
 
 # The backends by name, equal to imagination.backends.BACKENDS: importing those loads torch, which
 # takes seconds and must not stand between a wrong parameter and its word.
@@ -204,4 +205,6 @@ class ImaginationNodeParameters:
     model: ModelParameters = group(ModelParameters)
     imagination: ImaginationParameters = group(ImaginationParameters)
     output: OutputParameters = group(OutputParameters)
+    footprint: FootprintParameters = group(FootprintParameters)
+    scoring: ScoringParameters = group(ScoringParameters)
     diagnostics: DiagnosticsParameters = group(DiagnosticsParameters)

@@ -114,6 +114,10 @@ IMAGINATION = NodeInterface(
         Endpoint("~/imagine_path", "inspatio_ros/action/ImaginePath", "",
                  "imagine one path; images go out on ~/image, feedback carries the metadata. A "
                  "newer goal supersedes the one in work"),
+        Endpoint("~/score_candidates", "inspatio_ros/action/ScoreCandidates", "",
+                 "judge candidate paths by a deadline (planners.md); feedback carries each score "
+                 "as it is made, the best first. Goals are served in order; meanwhile nothing is "
+                 "imagined along the plan"),
     ),
     lifecycle=True,
 )

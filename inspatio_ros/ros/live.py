@@ -17,6 +17,7 @@ import numpy as np
 
 from inspatio_ros.depth.sensor_depth import decode_depth
 from inspatio_ros.evaluation.calibration import MonotoneMap, prior_error_of
+from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory, EmptyPath
 from inspatio_ros.imagination.engine import ImaginationEngine
@@ -27,6 +28,9 @@ from inspatio_ros.imagination.request import (
     NoGeometry,
 )
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
+from inspatio_ros.planning.candidates import Candidate
+from inspatio_ros.planning.footprint import Footprint
+from inspatio_ros.planning.scores import CandidateScorer, Situation
 from inspatio_ros.ros.camera_input import CameraInput
 from inspatio_ros.ros.camera_poses import CameraPoses
 from inspatio_ros.ros.convert import cameras
@@ -35,6 +39,7 @@ from inspatio_ros.ros.diagnostics import DropCounter, Problems
 from inspatio_ros.ros.imagination_output import ImaginationOutput
 from inspatio_ros.ros.imagination_parameters import ImaginationNodeParameters
 from inspatio_ros.ros.imagine_path_server import CANCELLED, PathGoal, Result
+from inspatio_ros.ros.live_scoring import LiveScoring, Sight
 from inspatio_ros.ros.observations import InputRejected, ObservationDecoder
 from inspatio_ros.ros.plans import PendingPlan, Plan, way_of_camera
 from inspatio_ros.ros.transforms import TransformUnavailable
@@ -129,6 +134,7 @@ class LiveImagination:
         self._prompt = ""
         self._calibration: MonotoneMap | None = None
         self._out_of_memory = 0
+        self.scoring = LiveScoring(engine, memory, values, poses, self._sight)
         self.progress = Progress(following=values().imagination.following)
 
     # Called from other threads.
@@ -158,7 +164,8 @@ class LiveImagination:
         seen = self._observe()
         self._take_plan()
         self._take_goal()
-        imagined = self._imagine()
+        # Scores have deadlines: while candidates are judged nothing is imagined along the plan.
+        imagined = self.scoring.step() or self._imagine()
         sent = self._send_due()
         self._fuse()
         if self._output.cloud_due():
@@ -173,14 +180,17 @@ class LiveImagination:
             if goal is not None:
                 goal.finish(Result.NOT_READY, "the node was deactivated")
         self._waiting_goal = None
+        self.scoring.end_all(Result.NOT_READY, "the node was deactivated")
 
     def _clear(self, everything: bool) -> None:
         self._memory.clear()
+        self.scoring.interrupt("the memory was cleared")
         self._unfused = None
         self._references = ()
         self._gate.reset()
         if everything:
             self._end_pass(Result.SUPERSEDED, "time jumped back")
+            self.scoring.end_all(Result.SUPERSEDED, "time jumped back")
             self._plan = self._pending_plan = None
             self._arrivals.clear()
             self._output.time_jumped()
@@ -348,6 +358,17 @@ class LiveImagination:
         if output.width == 0:
             return source.camera
         return source.camera.fitted(output.width, output.height)[0]
+
+    def _sight(self) -> Sight | None:
+        """What candidates are judged by; None before the first observation."""
+        if not self._references:
+            return None
+        route = None
+        if self._plan is not None and not self._plan.of_camera \
+                and len(self._plan.world_from_pose) > 1:
+            route = self._plan.world_from_pose[:, :3, 3]
+        return Sight(self._references, self._camera_frame, self._camera(self._references[0]),
+                     route)
 
     def _begin(self, way: CameraTrajectory, camera: PinholeCamera, *, prompt: str,
                goal: PathGoal | None = None, seed: int | None = None) -> None:
@@ -535,7 +556,8 @@ class LiveImagination:
     def _note_progress(self) -> None:
         self.progress = Progress(
             observed=bool(self._references),
-            imagining=self._pass is not None or time.monotonic() - self._last_sent < _LINGER,
+            imagining=self._pass is not None or self.scoring.busy
+            or time.monotonic() - self._last_sent < _LINGER,
             following=self.progress.following, source_age=self.progress.source_age,
             cloud_points=self._memory.point_count, memory_bytes=self._memory.nbytes,
             plans_superseded=self._drops["plan_superseded"],
@@ -557,4 +579,7 @@ def warm_up(engine: ImaginationEngine, camera: PinholeCamera) -> None:
     seen = (Observation(2, image, depth, camera, np.eye(4)),)
     memory.render(camera, np.eye(4), seen)
     memory.colored_points(10)
+    CandidateScorer(Footprint()).rank(
+        [Candidate.from_path("warm up", np.stack([np.eye(4)] * 2), np.array([0, 10**9]), 1.0)],
+        Situation(memory, seen, np.eye(4), rigid.BODY_FROM_OPTICAL, camera))
     engine.warm_up(camera)

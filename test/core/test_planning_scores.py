@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 
 from inspatio_ros.geometry import rigid
-from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.planning.candidates import Candidate, RefusedCandidate
-from inspatio_ros.planning.footprint import Footprint
 from inspatio_ros.planning.ground_map import (
     DROP,
     GROUND,
     OBSTACLE,
     UNKNOWN,
-    GroundOptions,
     ground_map,
 )
+from inspatio_ros.planning.imagining import CandidateViews
 from inspatio_ros.planning.scores import (
     CandidateScorer,
     MovingBox,
@@ -31,59 +31,24 @@ from inspatio_ros.planning.scores import (
     ranked,
 )
 from inspatio_ros.planning.terms import TERMS, combine
-from inspatio_ros.sensing.observation import Observation
-from inspatio_ros.worlds.raytracing import CHECKER, PLAIN
-from inspatio_ros.worlds.world import Part, Still, Texture, World, WorldObject, stadium
-
-CAMERA = PinholeCamera(160, 90, 100.0, 100.0, 79.5, 44.5)
-BASE_FROM_CAMERA = rigid.from_rotation(rigid.BODY_FROM_OPTICAL[:3, :3], (0.2, 0.0, 1.2))
-CART = Footprint(front=0.4, rear=0.4, left=0.3, right=0.3, height=1.3)
-OPTIONS = ScoreOptions(target_speed=1.5, ground=GroundOptions(radius=12.0))
-
-
-def box(name: str, size: tuple[float, float, float], x: float, y: float, z: float = 0.0,
-        pattern: int = CHECKER) -> WorldObject:
-    """A standing box whose underside is at height z."""
-    look = Texture(pattern, (200.0, 120.0, 60.0), (60.0, 60.0, 160.0), 0.4, 0.4, 3)
-    pose = rigid.from_rotation(np.eye(3), (x, y, z + size[2] / 2))
-    return WorldObject(name, (Part(size, np.eye(4), (look,)),), Still(pose))
-
-
-def corridor(*things: WorldObject) -> World:
-    """Flat ground with walls 3 m to both sides, and what is given."""
-    return World((box("ground", (60.0, 20.0, 1.0), 10.0, 0.0, -1.0, PLAIN),
-                  box("wall", (40.0, 0.2, 2.5), 10.0, 3.0),
-                  box("wall", (40.0, 0.2, 2.5), 10.0, -3.0), *things), stadium(4.0, 1.0))
-
-
-def situation(world: World, movers: tuple[MovingBox, ...] = (), **extra: object) -> Situation:
-    """The robot has come 3 m along x to the origin, looking ahead."""
-    memory = WorldMemory(MemoryOptions(capacity=300_000, voxel_size=0.04, max_radius=20.0))
-    seen = None
-    for number, x in enumerate(np.arange(-3.0, 0.01, 0.5)):
-        pose = rigid.from_rotation(np.eye(3), (x, 0.0, 0.0)) @ BASE_FROM_CAMERA
-        view = world.render(CAMERA, pose)
-        seen = Observation(number * 10**8, view.image, view.depth, CAMERA, pose)
-        memory.integrate(seen)
-    assert seen is not None
-    values: dict = {"speed": 1.0, **extra}
-    return Situation(memory, (seen,), np.eye(4), BASE_FROM_CAMERA, CAMERA, movers=movers, **values)
-
-
-def ahead(id: str, speed: float, lateral: float = 0.0) -> Candidate:
-    """Four seconds straight ahead, moving over to `lateral` m on the way."""
-    t = np.arange(1, 9) * 0.5
-    share = np.clip(t / 2.0, 0, 1)
-    y = lateral * share**2 * (3 - 2 * share)
-    slope = np.gradient(y, t) / max(speed, 1e-6)
-    return Candidate.from_navsim(id, np.stack([speed * t, y, np.arctan(slope)], 1), np.eye(4))
+from inspatio_ros.worlds.raytracing import PLAIN
+from inspatio_ros.worlds.world import World, stadium
+from support.corridor import (
+    BASE_FROM_CAMERA,
+    CAMERA,
+    CART,
+    OPTIONS,
+    ahead,
+    blocked_corridor,
+    box,
+    corridor,
+    situation,
+)
 
 
 @pytest.fixture(scope="module")
 def blocked() -> Situation:
-    """A box stands 4 m ahead, another hides the ground behind itself on the left."""
-    return situation(corridor(box("box", (0.6, 0.6, 1.0), 4.0, -0.2),
-                              box("screen", (0.3, 1.6, 2.2), 5.0, 2.0)))
+    return situation(blocked_corridor())
 
 
 @pytest.fixture(scope="module")
@@ -312,3 +277,58 @@ def test_trust_takes_weight_from_a_term_and_nothing_from_a_multiplier() -> None:
 def test_options_that_make_no_sense_are_named(wrong: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
         ScoreOptions(**wrong)
+
+
+@pytest.fixture(scope="module")
+def imaginer() -> CandidateScorer:
+    return CandidateScorer(CART, OPTIONS, CandidateViews(ImaginationEngine(GeometricFiller()), 8))
+
+
+def test_the_best_are_imagined_coarse_before_fine(
+    blocked: Situation, imaginer: CandidateScorer
+) -> None:
+    candidates = [ahead("slow", 0.3), ahead("into", 1.2), ahead("right", 1.2, -1.5),
+                  ahead("half", 0.6, -0.8)]
+    given = list(imaginer.score(candidates, blocked, imagine=2))
+    views = [s for s in given if s.frames_imagined]
+    assert [s.id for s in given[:4]] == ["right", "half", "slow", "into"]
+    assert {s.id for s in views} == {"right", "half"}
+    assert [s.frames_imagined for s in views if s.id == "right"] == [4, 12]
+    assert [s.state for s in views if s.id == "right"] == [State.PARTIAL, State.COMPLETE]
+    ranking = ranked(candidates, given)
+    assert ranking.best_id == "right"
+    for score in ranking.scores:
+        assert math.isnan(score.terms["future_consistency"]) == (score.frames_imagined == 0)
+    # The geometric filler leaves backed pixels as they are.
+    assert ranking.of("right").terms["future_consistency"] > 0.8
+
+
+def test_imagined_values_are_the_same_each_time_and_alone(
+    blocked: Situation, imaginer: CandidateScorer
+) -> None:
+    candidates = [ahead("right", 1.2, -1.5), ahead("half", 0.6, -0.8)]
+    both = imaginer.rank(candidates, blocked, imagine=2)
+    again = imaginer.rank(candidates, blocked, imagine=2)
+    assert repr(both) == repr(again)
+    for candidate, score in zip(candidates, both.scores, strict=True):
+        assert repr(imaginer.rank([candidate], blocked, imagine=1).scores[0]) == repr(score)
+
+
+def test_what_cannot_be_imagined_in_time_is_partial(
+    blocked: Situation, imaginer: CandidateScorer
+) -> None:
+    candidates = [ahead("right", 1.2, -1.5), ahead("half", 0.6, -0.8)]
+    imaginer.rank(candidates, blocked, imagine=2)  # how long a block takes is known from now on
+    assert imaginer.views is not None
+    imaginer.views.pace.seconds = {size: 1e3 for size in imaginer.views.pace.seconds}
+    start = time.monotonic()
+    ranking = imaginer.rank(candidates, blocked, imagine=2, deadline=start + 60.0)
+    assert time.monotonic() - start < 30.0
+    assert [s.state for s in ranking.scores] == [State.PARTIAL] * 2
+    assert all(s.frames_imagined == 0 and s.score > 0 for s in ranking.scores)
+    imaginer.views.pace.seconds.clear()
+
+
+def test_views_without_an_engine_are_refused(blocked: Situation, scorer: CandidateScorer) -> None:
+    with pytest.raises(ValueError, match="without `views`"):
+        scorer.rank([ahead("a", 1.0)], blocked, imagine=1)

@@ -18,7 +18,7 @@ from test_layering import ALLOWED
 
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 GROUPS = ("transforms", "input", "memory", "guide", "model", "imagination", "output", "stereo",
-          "diagnostics", "match", "calibration")
+          "diagnostics", "match", "calibration", "footprint", "scoring")
 
 
 def names_of(documents: list[Path]) -> list[str]:
