@@ -18,7 +18,7 @@ import numpy.typing as npt
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory import view_bank_numba as kernels
-from inspatio_ros.memory.surfaces import reduce_depth
+from inspatio_ros.memory.surfaces import close_gaps, nearest_and_edges, reduce_depth
 from inspatio_ros.sensing.observation import Observation
 
 Array = npt.NDArray[np.float64]
@@ -341,15 +341,18 @@ def intersection_over_union(a: npt.ArrayLike, b: npt.ArrayLike) -> Float:
 def reduced_observation(observation: Observation, max_width: int) -> Observation:
     """The observation at no more than `max_width` pixels of width, its arrays its own.
 
-    Colours are means, depth that of the nearest surface; confidence is left out.
+    Colours are means, depth that of the nearest surface with narrow gaps closed and without
+    silhouettes, whose pixels mix two surfaces; confidence is left out.
     """
     camera = observation.camera
+    depth = close_gaps(observation.depth)
+    _, edges = nearest_and_edges(depth)
+    depth[edges] = np.nan
     if camera.width <= max_width:
-        return replace(observation, image=observation.image.copy(),
-                       depth=observation.depth.copy(), confidence=None)
+        return replace(observation, image=observation.image.copy(), depth=depth, confidence=None)
     size = (max_width, max(1, round(camera.height * max_width / camera.width)))
     image = np.asarray(cv2.resize(observation.image, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return Observation(observation.stamp_ns, image, reduce_depth(observation.depth, size),
+    return Observation(observation.stamp_ns, image, reduce_depth(depth, size),
                        camera.resized(*size), observation.world_from_camera)
 
 
