@@ -40,7 +40,10 @@ ALLOWED: dict[str, frozenset[str]] = {
     "planning": frozenset({
         "geometry", "sensing", "messages", "memory", "imagination", "files", "worlds",
     }),
-    "scene": frozenset({"geometry", "memory", "imagination", "files"}),
+    "scene": frozenset({
+        "geometry", "sensing", "depth", "memory", "model", "imagination", "files", "viewer",
+        "pipeline",
+    }),
     "viewer": frozenset({"files"}),
     "pipeline": frozenset({
         "geometry", "sensing", "depth", "memory", "model", "imagination", "files", "viewer",
