@@ -96,9 +96,12 @@ class GuideSource(Protocol):
 
     def render(
         self, camera: PinholeCamera, world_from_camera: npt.NDArray[np.float64],
-        references: Sequence[Observation] = (),
+        references: Sequence[Observation] = (), stamp_ns: int | None = None,
     ) -> Guide:
-        """The guide of a view; references: what is observed now, newest first."""
+        """The guide of a view; references: what is observed now, newest first.
+
+        stamp_ns: the time to imagine, by the clock of the observations; None: now.
+        """
 
 
 class ImaginationEngine:
@@ -184,7 +187,9 @@ class ImaginationEngine:
                 pose = request.trajectory.world_from_camera[number]
                 # The newest alone: what older ones saw is in the memory.
                 seen = references[:1] if window is None else (window.of(number),)
-                guides[number] = memory.render(request.camera, pose, seen)
+                at = None if window is not None or request.start is None else (
+                    request.start + round(float(request.trajectory.times[number]) * 1e9))
+                guides[number] = memory.render(request.camera, pose, seen, at)
 
         for number in numbers:
             draw(number)
@@ -257,7 +262,8 @@ def keep_imagined(memory: GuideSource, block: ImaginedBlock) -> None:
     """Keep what a block imagined for the first time, where the memory's options ask for it.
 
     Its last frame, then of its first one what the last does not show: between them they see what
-    the block saw, and no place is kept twice.
+    the block saw, and no place is kept twice. Hints of the guide are left out: they come anew with
+    every reference.
     """
     if not isinstance(memory, WorldMemory) or memory.imagined is None:
         return
@@ -267,7 +273,7 @@ def keep_imagined(memory: GuideSource, block: ImaginedBlock) -> None:
             guide = memory.render(frame.camera, frame.world_from_camera)
         known = guide.depth if guide.kept is None else np.where(
             guide.kept > 0, guide.kept, guide.depth)
-        fresh = ~(guide.settled | frame.guide.settled)
+        fresh = ~guide.settled & (frame.guide.provenance == Provenance.UNKNOWN)
         memory.keep(ImaginedView(frame.image, np.asarray(known, np.float32), fresh, frame.camera,
                                  frame.world_from_camera, frame.source_stamp_ns))
 

@@ -164,6 +164,12 @@ class GeometricSession:
         complete = continued(colors, share)
         small = cv2.resize(guide.depth, self._camera.size, interpolation=cv2.INTER_NEAREST)
         depth = extend_depth(np.asarray(small, np.float32))
+        if guide.moving is not None:
+            # What moves is not where it was: its colours do not fill the next view's holes.
+            gone = cv2.resize(guide.moving.astype(np.uint8), self._camera.size,
+                              interpolation=cv2.INTER_AREA)
+            depth = np.where(cv2.dilate(gone, np.ones((3, 3), np.uint8)) > 0,
+                             np.float32(np.nan), depth)
         self._last = Observation(self._frame, complete, depth, self._camera, pose)
         return merged(guide.image, known, complete)
 

@@ -36,7 +36,9 @@ class ImaginationRequest:
     trajectory: one pose a frame. references: observations seen now, newest first; in live mode
     the engine asks for newer ones before every block. request_id: 16 bytes, zeros when following
     the plan. seed: of every random draw, so that equal requests give equal frames. source_mode:
-    one of SOURCE_MODES.
+    one of SOURCE_MODES. start_ns: when, by the clock of the observations, the trajectory's time is
+    0; None: at the newest reference. Things that move are shown where they are then, in every
+    mode.
     Raises ValueError on an unknown mode or an id of another length.
     """
 
@@ -48,6 +50,14 @@ class ImaginationRequest:
     prompt: str = ""
     mode: str = "composite"
     source_mode: str = "frozen"
+    start_ns: int | None = None
+
+    @property
+    def start(self) -> int | None:
+        """Time 0 of the trajectory by the clock of the observations, ns; None: nothing tells."""
+        if self.start_ns is not None or not self.references:
+            return self.start_ns
+        return self.references[0].stamp_ns
 
     def __post_init__(self) -> None:
         if self.source_mode not in SOURCE_MODES:

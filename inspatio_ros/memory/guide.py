@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -66,12 +66,14 @@ class Guide:
     IMAGINED is a hint: a colour that the newest reference saw but at a guessed depth, so the
     guide's depth is NaN there. kept: float32 [H, W] m, the depth of pixels that show what was
     imagined before and is kept (see ImaginedPoints), NaN elsewhere; None without such a memory.
+    moving bool [H, W]: pixels of things that move (see MovingLayer); None without any.
     """
 
     image: Byte
     depth: Float
     provenance: Byte
     kept: Float | None = None
+    moving: npt.NDArray[np.bool_] | None = None
 
     @property
     def coverage(self) -> float:
@@ -80,8 +82,11 @@ class Guide:
 
     @property
     def settled(self) -> npt.NDArray[np.bool_]:
-        """Pixels that are not to be imagined now: backed by measured geometry, or kept."""
+        """Pixels that are not to be imagined now: backed by measured geometry, kept, or showing a
+        thing that moves."""
         backed = self.provenance >= Provenance.MEMORY
+        if self.moving is not None:
+            backed = backed | self.moving
         return backed if self.kept is None else backed | (self.kept > 0)
 
 
@@ -134,15 +139,17 @@ class GuideRenderer:
         references: Sequence[Observation],
         cloud: RollingCloud,
         imagined: RollingCloud | None = None,
+        moving: Callable[[Observation], npt.NDArray[np.bool_] | None] | None = None,
     ) -> Guide:
         """The guide of a view; references newest first, at most `MAX_REFERENCES` are used.
 
         What the references saw wins where geometry agrees; the cloud fills holes and stands in
         front only where it is clearly nearer and the newest reference could not see that place.
         imagined: points that were imagined before; they fill what no measured surface covers.
+        moving(reference): its pixels [H, W] that show things that move; they are left out.
         """
         pose = rigid.require_rigid(world_from_camera, "world_from_camera")
-        prepared = [self._prepare(r, camera, cloud) for r in references[:MAX_REFERENCES]]
+        prepared = [self._prepare(r, camera, cloud, moving) for r in references[:MAX_REFERENCES]]
         newest = prepared[0] if prepared else None
         guide = _close_cracks(self._draw_reference(newest, camera, pose)) if newest \
             else _empty(camera)
@@ -195,6 +202,17 @@ class GuideRenderer:
                                   image.reshape(-1, 3), depth.reshape(-1))
         return tidy(image, depth) if soft else (image, depth)
 
+    def draw_surface(
+        self, image: Byte, depth: Float, source: PinholeCamera, world_from_source: Transform,
+        camera: PinholeCamera, world_from_camera: Transform,
+    ) -> tuple[Byte, Float]:
+        """(image uint8 [H, W, 3], depth float32 [H, W] m, NaN where nothing) of one depth picture
+        alone: depth [h, w] of camera `source`, NaN where there is no surface."""
+        reference = _Reference(image, depth, np.full(depth.shape, MEASURED), depth, source,
+                               world_from_source, IDENTITY_TONE)
+        drawn = self._draw_reference(reference, camera, world_from_camera)
+        return drawn.image, drawn.depth
+
     def tone_between(self, cloud: RollingCloud, observation: Observation) -> Float:
         """Gains and offsets [6] from the exposure of the cloud's newest frame to observation's."""
         if cloud.point_count == 0 or not self._match_exposure:
@@ -213,7 +231,8 @@ class GuideRenderer:
         self._prepared.clear()
 
     def _prepare(
-        self, observation: Observation, camera: PinholeCamera, cloud: RollingCloud
+        self, observation: Observation, camera: PinholeCamera, cloud: RollingCloud,
+        moving: Callable[[Observation], npt.NDArray[np.bool_] | None] | None = None,
     ) -> _Reference:
         source = observation.camera
         ratio = max(source.fx / camera.fx, source.fy / camera.fy)
@@ -223,7 +242,8 @@ class GuideRenderer:
         key = (id(observation), *size)
         if key in self._prepared:
             return self._prepared[key][1]
-        reference = self._complete(observation, size, cloud)
+        mask = moving(observation) if moving is not None else None
+        reference = self._complete(observation, size, cloud, mask)
         while len(self._prepared) > MAX_REFERENCES:
             self._prepared.pop(next(iter(self._prepared)))
         # The observation is held along, so that its id is not given to another one.
@@ -231,14 +251,20 @@ class GuideRenderer:
         return reference
 
     def _complete(
-        self, observation: Observation, size: tuple[int, int], cloud: RollingCloud
+        self, observation: Observation, size: tuple[int, int], cloud: RollingCloud,
+        moving: npt.NDArray[np.bool_] | None = None,
     ) -> _Reference:
         image, camera = observation.image, observation.camera
         depth = close_gaps(observation.depth)
+        if moving is not None:
+            depth = np.where(moving, np.float32(np.nan), depth)
         if size != camera.size:
             image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
             depth = reduce_depth(depth, size)
             camera = camera.resized(*size)
+            if moving is not None:
+                moving = cv2.resize(moving.astype(np.uint8), size,
+                                    interpolation=cv2.INTER_AREA) > 0
         front, _ = nearest_and_edges(depth)
         ranks = np.where(depth > 0, MEASURED, GUESS)
         tone = IDENTITY_TONE
@@ -253,6 +279,9 @@ class GuideRenderer:
             ranks[filled] = REMEMBERED
         if self._guess:
             depth = extend_depth(depth)
+        if moving is not None:
+            # Neither a guess nor the memory may carry the colours of what moves.
+            depth = np.where(moving, np.float32(np.nan), depth)
         return _Reference(np.ascontiguousarray(image), depth, ranks, front, camera,
                           observation.world_from_camera, tone)
 
@@ -335,8 +364,11 @@ def _empty(camera: PinholeCamera) -> Guide:
 
 
 def _with_kept(guide: Guide, image: Byte, depth: Float) -> Guide:
-    """The guide with imagined points drawn where nothing measured is; hints give way to them."""
-    shown = (guide.provenance < Provenance.MEMORY) & (depth > 0)
+    """The guide with imagined points drawn where it knows nothing.
+
+    Hints stay: their colour was seen now, which beats what was only imagined.
+    """
+    shown = (guide.provenance == Provenance.UNKNOWN) & (depth > 0)
     guide.image[shown] = image[shown]
     guide.provenance[shown] = Provenance.IMAGINED
     return replace(guide, kept=np.where(shown, depth, np.float32(np.nan)))

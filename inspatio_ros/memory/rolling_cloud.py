@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.memory import moved_points_numba as moved
 from inspatio_ros.memory import rolling_cloud_numba as kernels
 from inspatio_ros.memory.exposure import IDENTITY_TONE
 from inspatio_ros.memory.splatting import MAX_THREADS, PARALLEL, pack_colors
@@ -27,7 +30,7 @@ KEEP_FINER = 2.0
 # Why points leave or are not taken; also the order of the sweep's counts.
 SWEEP_REASONS = ("age", "capacity", "radius", "free_space", "replaced")
 REASONS = (*SWEEP_REASONS, "reset", "same_voxel", "table_full", "low_confidence", "out_of_range",
-           "edge")
+           "edge", "moved")
 
 
 class RollingCloud:
@@ -124,8 +127,11 @@ class RollingCloud:
         self.dropped["reset"] += self._live
         self._start_empty()
 
-    def integrate(self, observation: Observation, tone: Float = IDENTITY_TONE) -> None:
+    def integrate(self, observation: Observation, tone: Float = IDENTITY_TONE,
+                  moving: npt.NDArray[np.bool_] | None = None) -> None:
         """Fuse an observation. One without any depth changes nothing but the age of the rest.
+
+        moving [H, W]: pixels of things that move; they hide and free space but are not taken up.
 
         tone: float32 [6], gains and offsets (RGB, RGB) that carry colours of the newest frame so
         far to this one's exposure; colours stay as they were taken, and
@@ -144,8 +150,35 @@ class RollingCloud:
         self.stamps[self._frame] = observation.stamp_ns
         self.follow_exposure(tone)
         self.tone[self._frame] = IDENTITY_TONE
+        if moving is not None:
+            self.dropped["moved"] += int(np.count_nonzero(moving & (depth > 0)))
+            depth = np.where(moving, np.float32(np.nan), depth)
         if candidates:
             self._insert(observation, depth, edges)
+
+    def remove_moved(self, centers_at: Callable[[npt.NDArray[np.int64]], npt.NDArray[np.float64]],
+                     axes: npt.NDArray[np.float64], half: npt.NDArray[np.float64], since_ns: int
+                     ) -> int:
+        """Remove what was taken up of a thing while it moved: how many points that were.
+
+        centers_at(stamps [F] ns): middle of its box then, [F, 3] m in the world; axes [3, 3]
+        (columns) and half sides [3] m of the box. Frames from `since_ns` on are looked at.
+        """
+        recent = np.flatnonzero((self._frame_points > 0) & (self.stamps >= since_ns))
+        if recent.size == 0:
+            return 0
+        centers = np.full((FRAME_NUMBERS, 3), np.nan, np.float32)
+        own = centers_at(self.stamps[recent]) - self.world_from_points[:3, 3]
+        centers[recent] = own
+        around = np.abs(axes) @ half
+        reach = np.concatenate([own.min(0) - around, own.max(0) + around]).astype(np.float32)
+        gone = int(moved.remove_moved(
+            self.xyz, self.frames, self._slots, self._table, self._used, centers,
+            axes.astype(np.float32), half.astype(np.float32), reach, self._bounds, self._free,
+            self._free_counts, self._frame_points))
+        self._live -= gone
+        self.dropped["moved"] += gone
+        return gone
 
     def give_way(self, observation: Observation, behind: float = 0.25) -> None:
         """Remove every point that an observation contradicts or shows itself; add none.

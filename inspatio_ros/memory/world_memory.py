@@ -12,8 +12,11 @@ import numpy.typing as npt
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.guide import Guide, GuideRenderer
 from inspatio_ros.memory.imagined_points import ImaginedPoints, ImaginedView
+from inspatio_ros.memory.moving import MovingLayer, MovingOptions
+from inspatio_ros.memory.moving_drawing import draw_moving
 from inspatio_ros.memory.rolling_cloud import RollingCloud
 from inspatio_ros.memory.splatting import NumbaSplatter, make_splatter
+from inspatio_ros.memory.stereo_memory import StereoMemory, StereoOptions
 from inspatio_ros.sensing.observation import Observation
 
 
@@ -27,6 +30,10 @@ class MemoryOptions:
     match_exposure: draw old colours in the exposure of the newest reference.
     keep_imagined: what is imagined is kept too, as points of the lowest rank (see ImaginedPoints),
     so that it is there again when the camera comes back. imagined_capacity: of those, points.
+    moving: things that move are kept apart and drawn where they go (see MovingLayer); None: all
+    that is seen is taken to stand.
+    stereo: posed views are kept too, and warped into what the cloud leaves empty (see
+    StereoMemory); None: no views are kept.
     """
 
     capacity: int = 4_000_000
@@ -41,6 +48,8 @@ class MemoryOptions:
     match_exposure: bool = True
     keep_imagined: bool = False
     imagined_capacity: int = 1_000_000
+    moving: MovingOptions | None = None
+    stereo: StereoOptions | None = None
 
 
 class WorldMemory:
@@ -59,8 +68,10 @@ class WorldMemory:
         self.imagined = ImaginedPoints(
             o.imagined_capacity, o.voxel_size, o.max_age, o.max_radius) if o.keep_imagined \
             else None
+        self.moving = MovingLayer(o.moving) if o.moving is not None else None
         self._splatter = make_splatter(o.backend)
         self._renderer = GuideRenderer(self._splatter, o.mode, o.guess, o.match_exposure)
+        self.stereo = StereoMemory(o.stereo, self._renderer) if o.stereo is not None else None
 
     @property
     def point_count(self) -> int:
@@ -72,7 +83,9 @@ class WorldMemory:
         """Bytes of the cloud and of the drawing buffers."""
         scratch = self._splatter.nbytes if isinstance(self._splatter, NumbaSplatter) else 0
         imagined = self.imagined.nbytes if self.imagined is not None else 0
-        return self.cloud.nbytes + scratch + imagined
+        moving = self.moving.nbytes if self.moving is not None else 0
+        stereo = self.stereo.nbytes if self.stereo is not None else 0
+        return self.cloud.nbytes + scratch + imagined + moving + stereo
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -82,9 +95,14 @@ class WorldMemory:
     def integrate(self, observation: Observation) -> None:
         """Fuse an observation into the cloud."""
         tone = self._renderer.tone_between(self.cloud, observation)
-        self.cloud.integrate(observation, tone)
+        moving = self.moving.observe(observation) if self.moving is not None else None
+        self.cloud.integrate(observation, tone, moving)
+        if self.moving is not None:
+            self.moving.clean(self.cloud)
         if self.imagined is not None:
             self.imagined.give_way(observation, tone)
+        if self.stereo is not None:
+            self.stereo.add(observation, moving)
 
     def keep(self, view: ImaginedView) -> int:
         """Keep what is new in an imagined view; how many points that adds.
@@ -93,6 +111,9 @@ class WorldMemory:
         """
         if self.imagined is None:
             raise ValueError("this memory keeps nothing imagined: set memory.keep_imagined")
+        if self.stereo is not None:
+            self.stereo.bank.add(Observation(view.stamp_ns, view.image, view.depth, view.camera,
+                                             view.world_from_camera), imagined=True)
         return self.imagined.keep(view, self.cloud)
 
     def render(
@@ -100,16 +121,34 @@ class WorldMemory:
         camera: PinholeCamera,
         world_from_camera: npt.NDArray[np.float64],
         references: Sequence[Observation] = (),
+        stamp_ns: int | None = None,
     ) -> Guide:
-        """The guide of a view; references: what is observed now, newest first."""
+        """The guide of a view; references: what is observed now, newest first.
+
+        stamp_ns: the time that is imagined, by the clock of the observations; what moves is drawn
+        where it is then. None: where it was seen last.
+        """
         kept = self.imagined.cloud if self.imagined is not None else None
-        return self._renderer.render(camera, world_from_camera, references, self.cloud, kept)
+        layer = self.moving
+        guide = self._renderer.render(camera, world_from_camera, references, self.cloud, kept,
+                                      layer.mask_of if layer is not None else None)
+        if self.stereo is not None:
+            guide = self.stereo.complete(guide, camera, world_from_camera,
+                                         references[0] if references else None)
+        if layer is not None:
+            guide = draw_moving(self._renderer, guide, camera, world_from_camera,
+                                layer.shown(stamp_ns, references))
+        return guide
 
     def clear(self) -> None:
         """Forget everything but the counts of drops."""
         self.cloud.reset()
         if self.imagined is not None:
             self.imagined.reset()
+        if self.moving is not None:
+            self.moving.reset()
+        if self.stereo is not None:
+            self.stereo.reset()
         self._renderer.clear()
 
     def colored_points(

@@ -72,7 +72,8 @@ class ReleaseWarper:
         self._largest = largest_log_depth
 
     def render(self, camera: PinholeCamera, world_from_camera: Array,
-               references: Sequence[Observation] = ()) -> Guide:
+               references: Sequence[Observation] = (),
+               stamp_ns: int | None = None) -> Guide:
         """The guide from the newest reference alone."""
         import torch
 
@@ -101,7 +102,8 @@ class ReleasePoints:
         self._rate = recording_rate
 
     def render(self, camera: PinholeCamera, world_from_camera: Array,
-               references: Sequence[Observation] = ()) -> Guide:
+               references: Sequence[Observation] = (),
+               stamp_ns: int | None = None) -> Guide:
         """The guide from the newest reference alone, whose number its stamp tells."""
         points, colors = self._geometry.cloud(round(references[0].stamp_ns * self._rate / 1e9))
         image, mask = render_point_cloud(

@@ -106,9 +106,10 @@ class FaultyMemory:
         camera: PinholeCamera,
         world_from_camera: npt.NDArray[np.float64],
         references: Sequence[Observation] = (),
+        stamp_ns: int | None = None,
     ) -> Guide:
         """The memory's guide with its faults."""
-        guide = self._memory.render(camera, world_from_camera, references)
+        guide = self._memory.render(camera, world_from_camera, references, stamp_ns)
         lost = np.zeros(guide.provenance.shape, np.bool_)
         if self._faults.dilation:
             side = 2 * self._faults.dilation + 1

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What moved between two looks at the world, found without weights.
+
+Every pixel is asked three things: does the flow between the pictures, once the camera's own motion
+is taken out by depth, still move it; was its place seen to be empty before; or does it look as it
+would if it stood. What stands on the ground is cut into surfaces, and a surface moves when more of
+its pixels say so than not.
+
+Method: residual flow and residual depth as in motion segmentation for dynamic SLAM (DynaSLAM,
+Bescos 2018, its geometric part; FlowFusion, Zhang 2020), free-space violation as in Dynablox
+(Schmid 2023), flow by DIS (Kroeger 2016, OpenCV's). The spreading of decisions over surfaces and
+all thresholds are this package's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from inspatio_ros.geometry import rigid
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.memory import motion_numba as kernels
+from inspatio_ros.memory.surfaces import close_gaps, reduce_depth
+from inspatio_ros.sensing.observation import Observation
+
+Array = npt.NDArray[np.float64]
+Float = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.bool_]
+
+# Pixels across the picture in which motion is looked for; finer pictures are reduced first.
+WORK_WIDTH = 416
+# Residual flow that counts, px; grey values that pictures of one surface differ by.
+LEAST_FLOW_PX = 1.0
+NOISE = 7.0
+# Ground: size of a cell, cells ahead, rise of the ground, and the height from which a thing stands
+# on it.
+CELL, CELLS, STEEP, LEAST_HEIGHT = 0.4, 160, 0.15, 0.12
+# Relative depth between neighbouring pixels of one surface; px over which a decision spreads.
+SURFACE_JUMP = 0.025
+SPREAD_PX = 12
+# Moving surfaces have at least so many pixels that say so, and so large a share of those that say
+# anything.
+LEAST_PIXELS = 12
+LEAST_SHARE = 0.5
+# Farther things are too coarse in depth to tell, m.
+MAX_DEPTH = 50.0
+# A shift of the whole picture up to this is the pose's error, not motion, px.
+LARGEST_SHIFT_PX = 2.0
+
+
+@dataclass(frozen=True)
+class Look:
+    """An observation as motion is sought in it: reduced, grey, with gaps in depth closed.
+
+    near, far: 3x3 extremes of depth [h, w]. labels int32 [h, w]: not 0 where a thing was found to
+    move; 0 everywhere until it has been compared.
+    """
+
+    stamp_ns: int
+    camera: PinholeCamera
+    world_from_camera: Array
+    gray: npt.NDArray[np.uint8]
+    depth: Float
+    near: Float
+    far: Float
+    labels: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A surface that moved. number: its label. pixels: of the look; said: those that said so
+    themselves. displacement [3] m since the earlier look, NaN where flow could not tell; spread
+    [3] m: median deviation of the pixels that measured it."""
+
+    number: int
+    pixels: int
+    said: int
+    displacement: Array
+    spread: Array
+
+
+@dataclass(frozen=True)
+class Motion:
+    """labels int32 [h, w] of the look: 0 stands, else the number of a piece. evidence int8 [h, w]:
+    1 says it moved, -1 that it stands. share: of the pixels with depth, that moved."""
+
+    labels: npt.NDArray[np.int32]
+    evidence: npt.NDArray[np.int8]
+    pieces: tuple[Piece, ...]
+    share: float
+    seconds: float
+
+
+def look_at(observation: Observation, width: int = WORK_WIDTH) -> Look:
+    """The observation reduced to `width` pixels across."""
+    camera, image = observation.camera, observation.image
+    depth = close_gaps(observation.depth)
+    if camera.width > width:
+        size = (width, max(1, round(camera.height * width / camera.width)))
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        depth = close_gaps(reduce_depth(depth, size))
+        camera = camera.resized(*size)
+    gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
+    near, far = np.empty_like(depth), np.empty_like(depth)
+    kernels.extremes(depth, near, far)
+    return Look(observation.stamp_ns, camera, observation.world_from_camera, gray, depth, near,
+                far, np.zeros(depth.shape, np.int32))
+
+
+class MotionSegmenter:
+    """Compares two looks. up [3]: the world's; None: the world axis nearest to the camera's up."""
+
+    def __init__(self, up: tuple[float, float, float] | None = (0.0, 0.0, 1.0),
+                 tolerance: float = 0.04) -> None:
+        self._up = None if up is None else np.asarray(up, np.float64)
+        self._tolerance = np.float32(tolerance)
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._flow.setFinestScale(1)
+        self._grid = np.empty((CELLS, CELLS), np.float32)
+
+    def compare(self, now: Look, before: Look, slow: Look | None = None,
+                known: npt.NDArray[np.int32] | None = None,
+                boxes: npt.NDArray[np.int32] | None = None,
+                standing: Mask | None = None) -> Motion:
+        """What moved since `before`.
+
+        slow: an older look, against whose empty space slow things show. known int32 [h, w]: where
+        known things should be now, by the numbers of `before.labels`; pixels there that cannot
+        tell are taken to move. boxes
+        int32 [h, w]: pixels within a detector's boxes, by number: such a box moves as a whole.
+        standing: what `standing` gave of this look, where that is known already.
+        """
+        camera = now.camera
+        rays = np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32)
+        intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32)
+        before_from_now = rigid.invert(before.world_from_camera) @ now.world_from_camera
+        shape = now.depth.shape
+        places = np.empty((*shape, 2), np.float32)
+        expected, parallax = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        kernels.expect(now.depth, rays, before_from_now[:3].astype(np.float32), intrinsics,
+                       places, expected, parallax)
+        warped = cv2.remap(before.gray, places, None, cv2.INTER_LINEAR,
+                           borderMode=cv2.BORDER_REPLICATE)
+        flow = self._flow.calc(now.gray, warped, None)
+        flow = self._without_shift(flow, expected)
+        smooth = cv2.blur(now.gray, (3, 3)).astype(np.float32)
+        smooth_warped = cv2.blur(warped, (3, 3)).astype(np.float32)
+        slope = np.hypot(cv2.Sobel(now.gray, cv2.CV_32F, 1, 0, scale=1 / 8),
+                         cv2.Sobel(now.gray, cv2.CV_32F, 0, 1, scale=1 / 8))
+        labels = np.zeros(shape, np.int32) if known is None else known
+        evidence = np.empty(shape, np.int8)
+        motion = np.empty((*shape, 3), np.float32)
+        kernels.judge(smooth, smooth_warped, np.asarray(slope, np.float32), flow, places,
+                      expected, parallax, now.depth, now.near, now.far, before.depth, before.near,
+                      before.far, before.labels, labels, rays, intrinsics,
+                      now.world_from_camera[:3].astype(np.float32),
+                      before.world_from_camera[:3].astype(np.float32),
+                      rigid.invert(before_from_now)[:3].astype(np.float32), self._tolerance,
+                      np.float32(LEAST_FLOW_PX), np.float32(NOISE),
+                      np.float32(MAX_DEPTH), evidence, motion)
+        if slow is not None:
+            earlier = rigid.invert(slow.world_from_camera) @ now.world_from_camera
+            kernels.expect(now.depth, rays, earlier[:3].astype(np.float32), intrinsics, places,
+                           expected, parallax)
+            kernels.appeared(places, expected, now.near, now.far, slow.near, self._tolerance,
+                             np.float32(MAX_DEPTH), evidence)
+        said = evidence == kernels.MOVING
+        evidence[(labels > 0) & (evidence == kernels.UNDECIDED)] = kernels.MOVING
+        if standing is None:
+            standing = self.standing(now)
+        labels, pieces = self._pieces(now, standing, evidence, said, motion, boxes)
+        count = int(np.count_nonzero(now.depth > 0))
+        share = float(np.count_nonzero(labels) / count) if count else 0.0
+        return Motion(labels, evidence, pieces, share, (now.stamp_ns - before.stamp_ns) * 1e-9)
+
+    def standing(self, look: Look) -> Mask:
+        """Pixels [h, w] of known depth that are not ground."""
+        rotation = look.world_from_camera[:3, :3]
+        up = rotation.T @ self.up(look.world_from_camera)
+        ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
+        ahead /= max(float(np.linalg.norm(ahead)), 1e-6)
+        right = np.cross(ahead, up)
+        camera = look.camera
+        rays = np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32)
+        heights = np.empty(look.depth.shape, np.float32)
+        kernels.ground_heights(look.depth, rays, up.astype(np.float32), right.astype(np.float32),
+                               ahead.astype(np.float32), np.float32(CELL), np.float32(STEEP),
+                               heights, self._grid)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((look.depth > 0) & ~(heights < LEAST_HEIGHT))
+
+    def up(self, world_from_camera: Array) -> Array:
+        """The world's up axis [3]."""
+        if self._up is not None:
+            return self._up
+        camera_up = -world_from_camera[:3, 1]
+        axis = int(np.argmax(np.abs(camera_up)))
+        up = np.zeros(3)
+        up[axis] = np.sign(camera_up[axis])
+        return up
+
+    @staticmethod
+    def _without_shift(flow: Float, expected: Float) -> Float:
+        sample = flow[::4, ::4][expected[::4, ::4] > 0]
+        if len(sample) < 100:
+            return flow
+        shift = np.median(sample, axis=0)
+        if np.abs(shift).max() > LARGEST_SHIFT_PX:
+            return flow
+        return flow - shift
+
+    def _pieces(self, now: Look, standing: Mask, evidence: npt.NDArray[np.int8],
+                said: Mask, motion: Float, boxes: npt.NDArray[np.int32] | None
+                ) -> tuple[npt.NDArray[np.int32], tuple[Piece, ...]]:
+        shape = now.depth.shape
+        queue = np.empty(now.depth.size, np.int32)
+        jump = np.float32(SURFACE_JUMP)
+        decided = np.empty(shape, np.int8)
+        kernels.spread(now.depth, standing, evidence, jump, SPREAD_PX, decided, queue)
+        labels = np.empty(shape, np.int32)
+        count = kernels.connected(now.depth, decided == kernels.MOVING, jump, labels, queue)
+        if boxes is not None:
+            inside = (boxes > 0) & standing
+            labels[inside] = count + boxes[inside]
+            count += int(boxes.max())
+        flat = labels.reshape(-1)
+        moving = np.bincount(flat, said.reshape(-1), count + 1)
+        pixels = np.bincount(flat, None, count + 1)
+        keep = (moving >= LEAST_PIXELS) & (moving >= 0.3 * pixels)
+        keep[0] = False
+        pieces = []
+        for number in np.flatnonzero(keep):
+            own = motion[(labels == number) & said]
+            own = own[np.isfinite(own[:, 0])]
+            displacement, spread = np.full(3, np.nan), np.full(3, np.nan)
+            if len(own) >= 6:
+                displacement = np.median(own, axis=0).astype(np.float64)
+                spread = np.median(np.abs(own - displacement), axis=0).astype(np.float64)
+            pieces.append(Piece(int(number), int(pixels[number]), int(moving[number]),
+                                displacement, spread))
+        labels[~keep[labels]] = 0
+        return labels, tuple(pieces)
