@@ -206,3 +206,31 @@ def write_navsim(
                  ids=np.array([c.id for c in held], dtype=np.str_))
     else:
         raise ValueError(f"{path}: NAVSIM poses are written as .json or .npz")
+
+
+def fan(world_from_base: Array, count: int, speed: float, *, widest: float = 1.0,
+        poses: int = NAVSIM_POSES, interval: float = NAVSIM_INTERVAL) -> list[Candidate]:
+    """`count` arcs ahead of a base [4, 4]: evenly spread turns, each at full and at half speed.
+
+    speed: m/s. widest: rad by which the sharpest have turned at their end at full speed. Named by
+    number, turn to the left in rad/m and speed, so that a name says the way.
+    """
+    made = []
+    times = interval * np.arange(1, poses + 1)
+    half = count // 2
+    for number in range(count):
+        slow = number >= count - half
+        of = half if slow else count - half
+        index = number - (count - half) if slow else number
+        share = 2.0 * index / (of - 1) - 1.0 if of > 1 else 0.0
+        own = speed / 2 if slow else speed
+        curvature = share * widest / (speed * times[-1])
+        heading = curvature * own * times
+        length = own * times
+        # sin(a) / a and (1 - cos(a)) / a stay exact for straight ways.
+        x = length * np.sinc(heading / np.pi)
+        y = length * np.sin(heading / 2) * np.sinc(heading / 2 / np.pi)
+        made.append(Candidate.from_navsim(
+            f"{number}: {curvature:+.3f} {own:.2f}", np.stack([x, y, heading], axis=1),
+            world_from_base, interval))
+    return made

@@ -127,14 +127,15 @@ def ground_map(
     ground = np.full(low.shape, np.nan, np.float32)
     state = np.zeros(low.shape, np.uint8)
     under = _covered(map_from_world @ world_from_base, footprint.sides, cell, count)
-    kernels.spread_ground(low, under, 0.0, options.step or footprint.clearance,
-                          footprint.height, ground, state)
-    counts = np.zeros(low.shape, np.uint16)
+    step = options.step or footprint.clearance
+    kernels.spread_ground(low, under, 0.0, step, footprint.height, ground, state)
+    counts, level = np.zeros(low.shape, np.uint16), np.zeros(low.shape, np.uint16)
     for points, transform in clouds:
         kernels.count_above(points, transform, cell, ground, footprint.clearance,
-                            footprint.height, counts)
+                            footprint.height, step, counts, level)
+    # A stray point below ground that was seen is a reflection, no drop.
+    state[(state == DROP) & (level >= options.min_points)] = GROUND
     state[counts >= options.min_points] = OBSTACLE
-    # Something too high or of too few points is there, but no ground was seen below it.
     for reference in references[:3]:
         camera = reference.camera
         kernels.see_ground(

@@ -90,10 +90,11 @@ def spread_ground(low: Float, seeds: NDArray[np.int64], seed_height: float, step
 
 @_jit
 def count_above(points: Float, transform: Array, cell: float, ground: Float, clearance: float,
-                top: float, counts: NDArray[np.uint16]) -> None:
+                top: float, step: float, counts: NDArray[np.uint16],
+                level: NDArray[np.uint16]) -> None:
     """Count in each cell the points that rise more than `clearance` and less than `top` above it.
 
-    Where the ground was not reached every point counts that is not above all of its surroundings.
+    level: those within `step` of its ground. Where the ground was not reached nothing counts.
     """
     height, width = ground.shape
     for i in range(points.shape[1]):
@@ -109,6 +110,8 @@ def count_above(points: Float, transform: Array, cell: float, ground: Float, cle
         above = h - ground[row, column]
         if above > clearance and above < top and counts[row, column] < 65535:
             counts[row, column] += 1
+        if abs(above) <= step and level[row, column] < 65535:
+            level[row, column] += 1
 
 
 @_jit

@@ -107,12 +107,15 @@ def combine(terms: Mapping[str, float], options: ScoreOptions,
     """Product of the multipliers times the weighted mean of the other terms.
 
     trust: [0, 1] by term, which scales its weight; of multipliers nothing is taken away. Terms
-    that are NaN count as the prior; multipliers that are NaN make the score 0.
+    that are NaN count as the prior, but future_consistency as the coverage: what geometry backs is
+    consistent. Multipliers that are NaN make the score 0.
     """
     if any(math.isnan(terms[name]) for name in MULTIPLIERS):
         return 0.0
     filled = {name: options.prior if math.isnan(value) else value
               for name, value in terms.items()}
+    if math.isnan(terms[FUTURE]):
+        filled[FUTURE] = filled[COVERAGE]
     trusted = trust or {}
     weights = {name: weight * trusted.get(name, 1.0) for name, weight in options.weights.items()}
     if not sum(weights.values()) > 0:

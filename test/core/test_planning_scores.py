@@ -265,7 +265,9 @@ def test_trust_takes_weight_from_a_term_and_nothing_from_a_multiplier() -> None:
     assert combine(terms, OPTIONS, {"no_collision": 0.0}) == pytest.approx(11 / 16)
     assert combine(terms | {"no_collision": 0.0}, OPTIONS, {"no_collision": 0.0}) == 0.0
     assert combine(terms | {"drivable": math.nan}, OPTIONS) == 0.0
-    assert combine(terms | {"coverage": math.nan}, OPTIONS) == pytest.approx(10.5 / 16)
+    assert combine(terms | {"agreement": math.nan}, OPTIONS) == pytest.approx(10.5 / 16)
+    unseen = {"coverage": 0.4, "future_consistency": math.nan}
+    assert combine(terms | unseen, OPTIONS) == pytest.approx((8 + 3 * 0.4) / 16)
 
 
 @pytest.mark.parametrize(("wrong", "word"), [
