@@ -47,7 +47,7 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     be taken to float32, which on a CPU takes a third longer with gradients, thrice without.
     """
     kind = q.device.type
-    if torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         q, k, v = (t.to(torch.get_autocast_dtype(kind)) for t in (q, k, v))
     out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2)
