@@ -21,9 +21,17 @@ from torch import Tensor
 from inspatio_ros.imagination.conditioning import condition_channels, context_frames
 from inspatio_ros.model.cache import ContextStore, KVCache
 from inspatio_ros.model.config import ModelError
+from inspatio_ros.model.control_branch import ControlBranch
 from inspatio_ros.model.rope import RopeTables
 from inspatio_ros.model.schedule import FlowSchedule
-from inspatio_ros.model.transformer import CausalTransformer, Counters, Modulation, TextContext
+from inspatio_ros.model.stereo import RetrievedViews, StereoBranch
+from inspatio_ros.model.transformer import (
+    CausalTransformer,
+    Counters,
+    LayerAddition,
+    Modulation,
+    TextContext,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +49,7 @@ class BlockDenoiser:
     lies around attention. cuda_graph: record whole blocks as CUDA graphs and replay them; one per
     combination of inputs (CUDA only). check_finite: look for NaN in what comes in; None means on
     the CPU, because elsewhere the host would have to wait: there `finite` tells after the block.
+    stereo, control: branches beside the model; without them a block takes no views and no rays.
     Raises ModelError for steps or inputs that do not fit the model.
     """
 
@@ -52,8 +61,11 @@ class BlockDenoiser:
         compile: bool = False,
         cuda_graph: bool = False,
         check_finite: bool | None = None,
+        stereo: StereoBranch | None = None,
+        control: ControlBranch | None = None,
     ) -> None:
         self.model = model
+        self.stereo, self.control = stereo, control
         self.config = model.config
         if cuda_graph and model.device.type != "cuda":
             raise ModelError(f"CUDA graphs need a CUDA device, the model is on {model.device}")
@@ -145,6 +157,8 @@ class BlockDenoiser:
         generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         candidates: int | None = None,
+        views: RetrievedViews | None = None,
+        rays: Tensor | None = None,
     ) -> Tensor:
         """Clean latents `[K, F, C, h, w]` float32 of one block; F is frames_per_block.
 
@@ -152,16 +166,19 @@ class BlockDenoiser:
         before; either may be None. render `[K, F, C, h, w]`, mask `[K, F, stride, h, w]`: both, or
         neither for text to video. K is B, or B is 1 and K candidates share the context. Noise is
         drawn from `generator`, or given as `[steps, K, F, C, h, w]`. candidates: K, needed only
-        for text to video with several candidates.
+        for text to video with several candidates. views: what the stereo branch looks at; rays
+        `[K, F, 6, h, w]`: for the control branch (see `RAY_CHANNELS`).
         Raises ModelError for inputs that do not fit or are not finite.
         """
         batch = self._check(reference, history, render, mask, candidates)
         if noise is None:
             noise = self._draw(batch, generator)
         self._check_shape("noise", noise, self.config.latent_channels, batch, len(self.steps))
+        self._check_branches(views, rays, render, batch)
+        extra = (None,) * 5 if views is None else views.tensors()
         inputs = tuple(
             None if part is None else part.to(self.model.device, non_blocking=True)
-            for part in (reference, history, render, mask, noise)
+            for part in (reference, history, render, mask, noise, rays, *extra)
         )
         if not self.check_finite:
             self.finite = _all_finite(inputs)
@@ -176,14 +193,27 @@ class BlockDenoiser:
         render: Tensor | None,
         mask: Tensor | None,
         noise: Tensor | None,
+        rays: Tensor | None = None,
+        *views: Tensor | None,
     ) -> Tensor:
         """The block as a function of tensors alone, so that it can be recorded."""
         assert noise is not None
         self.encode_context(reference, history)
+        additions: list[LayerAddition] = []
+        given = tuple(part for part in views if part is not None)
+        if self.stereo is not None and given:
+            _, _, text = self._ready()
+            additions.append(self.stereo.prepare(
+                self.model, RetrievedViews(*given), self._context_modulation, text))
+        if self.control is not None and None not in (rays, render, mask):
+            assert rays is not None
+            assert render is not None
+            assert mask is not None
+            additions.append(self.control.prepare(render, mask, rays))
         condition = None
         if render is not None and mask is not None:
             condition = condition_channels(mask, render)
-        return self.denoise(condition, noise)
+        return self.denoise(condition, noise, additions)
 
     @torch.inference_mode()
     def encode_context(self, reference: Tensor | None, history: Tensor | None) -> None:
@@ -206,14 +236,16 @@ class BlockDenoiser:
             )
 
     @torch.inference_mode()
-    def denoise(self, condition: Tensor | None, noise: Tensor) -> Tensor:
+    def denoise(self, condition: Tensor | None, noise: Tensor,
+                additions: Sequence[LayerAddition] = ()) -> Tensor:
         """The steps alone, over the context of the last `encode_context`.
 
         condition: `[K, F, stride + C, h, w]` or None. noise: `[steps, K, F, C, h, w]`.
         """
         rope, cache, text = self._ready()
         return run_steps(
-            self.model, self._step_modulations, self.sigmas, condition, noise, rope, text, cache
+            self.model, self._step_modulations, self.sigmas, condition, noise, rope, text, cache,
+            additions,
         )
 
     def _ready(self) -> tuple[RopeTables, KVCache, TextContext]:
@@ -274,6 +306,16 @@ class BlockDenoiser:
             )
         return batch
 
+    def _check_branches(self, views: RetrievedViews | None, rays: Tensor | None,
+                        render: Tensor | None, batch: int) -> None:
+        assert self.grid is not None
+        if views is not None:
+            if self.stereo is None:
+                raise ModelError(f"{self.config.name} has no stereo branch to look at views with")
+            views.check(self.config, batch, self.grid)
+        if rays is not None and (self.control is None or render is None):
+            raise ModelError(f"{self.config.name}: rays need a control branch and a render")
+
     def _check_shape(
         self, name: str, part: Tensor, channels: int, batch: int, steps: int | None = None
     ) -> None:
@@ -304,6 +346,7 @@ def run_steps(
     rope: RopeTables,
     text: TextContext,
     store: ContextStore,
+    additions: Sequence[LayerAddition] = (),
 ) -> Tensor:
     """x0 `[K, F, C, h, w]` float32 after all steps, from noise `[steps, K, F, C, h, w]`.
 
@@ -315,7 +358,8 @@ def run_steps(
     for step, sigma in enumerate(sigmas):
         if step:
             x = (1.0 - sigma) * clean + sigma * noise[step].float()
-        flow = model.predict_flow(x, condition, rope.block, modulations[step], text, store)
+        flow = model.predict_flow(x, condition, rope.block, modulations[step], text, store,
+                                  additions)
         clean = x - sigma * flow.float()
     return clean
 

@@ -22,16 +22,20 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def angles(
-    config: ModelConfig, positions: Sequence[int], grid: tuple[int, int], device: torch.device
+    config: ModelConfig, positions: Sequence[int], grid: tuple[int, int], device: torch.device,
+    first_column: int = 0,
 ) -> Tensor:
-    """Angles `[N, head_dim / 2]` float64 of the tokens of frames at `positions`, in order."""
+    """Angles `[N, head_dim / 2]` float64 of the tokens of frames at `positions`, in order.
+
+    first_column: position of the leftmost column.
+    """
     rows, columns = config.token_grid(grid)
     pairs = config.head_dim // 2
     share = pairs // 3
     axes = (
         (torch.tensor(list(positions), dtype=torch.float64, device=device), pairs - 2 * share),
         (torch.arange(rows, dtype=torch.float64, device=device), share),
-        (torch.arange(columns, dtype=torch.float64, device=device), share),
+        (first_column + torch.arange(columns, dtype=torch.float64, device=device), share),
     )
     frame, row, column = (_axis_angles(where, n, config.rope_theta) for where, n in axes)
     shape = (len(positions), rows, columns)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,13 @@ class TextContext:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(t.numel() * t.element_size() for layer in self.layers for t in layer)
+
+
+class LayerAddition(Protocol):
+    """What a branch beside the transformer adds to the residual stream of a denoise pass."""
+
+    def add(self, index: int, x: Tensor, q: Tensor) -> Tensor:
+        """x `[B, N, D]` behind layer `index`, whose rotated queries were q `[B, N, H, d]`."""
 
 
 @dataclass(frozen=True)
@@ -236,11 +243,13 @@ class CausalTransformer(nn.Module):
         modulation: Modulation,
         text: TextContext,
         store: ContextStore,
+        additions: Sequence[LayerAddition] = (),
     ) -> Tensor:
         """The flow `[K, F, C, h, w]` of noisy latents of that shape.
 
         condition: mask and render `[K, F, mask + C, h, w]`; None for text to video (zeros). The
-        context has the same batch, or 1: then all K candidates share it.
+        context has the same batch, or 1: then all K candidates share it. additions: what branches
+        beside the transformer add behind each layer.
         """
         self.counters.denoise_passes += 1
         if condition is not None:
@@ -252,6 +261,8 @@ class CausalTransformer(nn.Module):
             x = layer.after_attention(
                 x, attended, modulation.blocks[index], text.layers[index], self.attention
             )
+            for addition in additions:
+                x = addition.add(index, x, q)
         shift, gain = modulation.head
         return self._latents(self.head.forward(x, shift, gain), noisy)
 
