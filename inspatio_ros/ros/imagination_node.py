@@ -19,6 +19,8 @@ from std_srvs.srv import SetBool, Trigger
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
+from inspatio_ros.memory.stereo_memory import StereoOptions
+from inspatio_ros.memory.view_bank import BankOptions
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.msg import ErrorCalibration, ImaginationStatus
 from inspatio_ros.ros import diagnostics, qos, states
@@ -122,10 +124,12 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
 
     def make_memory(self) -> WorldMemory:
         """The memory within the bounds of the parameters."""
-        memory = self.values.memory
+        memory, bank = self.values.memory, self.values.bank
+        stereo = StereoOptions(BankOptions(bank.capacity, bank.spacing, bank.max_width),
+                               bank.views, bank.match_exposure) if bank.enabled else None
         return WorldMemory(MemoryOptions(
             capacity=memory.capacity, max_age=memory.max_age, max_radius=memory.max_radius,
-            voxel_size=memory.voxel_size))
+            voxel_size=memory.voxel_size, stereo=stereo))
 
     def activate(self) -> None:
         """Start the worker, then subscribe."""

@@ -105,6 +105,26 @@ class MemoryParameters:
 
 
 @dataclass(frozen=True)
+class BankParameters:
+    """The bank of posed views that fills what the cloud has lost."""
+
+    enabled: bool = param(
+        False, "Keep posed views besides the cloud, and warp those that fit into the holes of "
+        "imagined views: what the cloud has forgotten is still there")
+    capacity: int = param(128, "Views held at most; of two that are alike one leaves",
+                          unit="views", minimum=1, maximum=10_000)
+    spacing: float = param(0.15, "Two views held differ by at least this much: turn plus shift "
+                           "over depth", unit="rad", minimum=0.001, maximum=3.0)
+    max_width: int = param(416, "Wider pictures are reduced to this before they are kept",
+                           unit="pixels", minimum=16, maximum=8192)
+    views: int = param(3, "Views that fill the holes of one imagined view, at most",
+                       unit="views", minimum=1, maximum=16)
+    match_exposure: bool = param(
+        False, "Carry their colors to the exposure of what is seen now; otherwise they stay as "
+        "they were taken")
+
+
+@dataclass(frozen=True)
 class ModelParameters:
     """What fills the pixels that geometry does not back."""
 
@@ -202,6 +222,7 @@ class ImaginationNodeParameters:
     transforms: TransformParameters = group(TransformParameters)
     input: InputParameters = group(InputParameters)
     memory: MemoryParameters = group(MemoryParameters)
+    bank: BankParameters = group(BankParameters)
     model: ModelParameters = group(ModelParameters)
     imagination: ImaginationParameters = group(ImaginationParameters)
     output: OutputParameters = group(OutputParameters)

@@ -75,8 +75,12 @@ def report_geometry(node: ImaginationNode) -> Report:
         return OK, "not active", {}
     progress = node.live.progress
     sentence = "" if progress.cloud_points else "nothing in memory yet"
+    stereo = node.memory.stereo
+    bank = {} if stereo is None else {
+        "bank_views": len(stereo.bank),
+        **{f"bank_{k}": v for k, v in stereo.bank.dropped.items()}}
     return WARN if sentence else OK, sentence, {
-        "points": progress.cloud_points, "bytes": progress.memory_bytes,
+        "points": progress.cloud_points, "bytes": progress.memory_bytes, **bank,
         **{f"forgotten_{k}": v for k, v in node.memory.dropped.items()}}
 
 

@@ -27,6 +27,7 @@ from inspatio_ros.imagination.request import (
     ImaginedFrame,
     NoGeometry,
 )
+from inspatio_ros.memory.stereo_memory import StereoOptions
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.planning.candidates import Candidate
 from inspatio_ros.planning.footprint import Footprint
@@ -573,11 +574,14 @@ def warm_up(engine: ImaginationEngine, camera: PinholeCamera) -> None:
     image = rng.integers(0, 255, (camera.height, camera.width, 3)).astype(np.uint8)
     slanted = np.linspace(1.0, 3.0, image.shape[0] * image.shape[1], dtype=np.float32)
     depth = decode_depth(slanted.reshape(image.shape[:2]), "32FC1")
-    memory = WorldMemory(MemoryOptions(capacity=image.shape[0] * image.shape[1]))
+    memory = WorldMemory(MemoryOptions(capacity=image.shape[0] * image.shape[1],
+                                       stereo=StereoOptions()))
     for stamp_ns in (0, 1):
         memory.integrate(Observation(stamp_ns, image, depth, camera, np.eye(4)))
     seen = (Observation(2, image, depth, camera, np.eye(4)),)
     memory.render(camera, np.eye(4), seen)
+    # From aside, where holes are that the bank is asked for.
+    memory.render(camera, rigid.from_rotation(np.eye(3), (0.5, 0.0, 0.0)), seen)
     memory.colored_points(10)
     CandidateScorer(Footprint()).rank(
         [Candidate.from_path("warm up", np.stack([np.eye(4)] * 2), np.array([0, 10**9]), 1.0)],
