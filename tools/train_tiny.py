@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the small model from nothing: data, codec, teachers, student, distillation.
+"""Trains the small model from nothing: data, codec, student, finisher; and what compares stages.
 
     .venv/bin/python tools/train_tiny.py WORK --office RECORDING [--photographs DIR]
 
 WORK: a folder for clips, latents and runs; everything there goes on where it stopped. RECORDING:
 the office sequence that samples/office/README.md names, of which the first 200 frames are learnt
 from. Without --photographs the Debian packages below are fetched with `apt-get download`.
-At the end WORK/inspatio_tiny is a folder that `--weights` takes.
+At the end WORK/inspatio_tiny is a folder that `--weights` takes. --until distilled also trains
+the teacher and distils the student with it (WORK/distilled), for comparison.
 """
 
 from __future__ import annotations
@@ -52,13 +53,17 @@ PHOTOGRAPH_SHARDS: dict[str, list[str]] = {
 }
 OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride", "3"]
 
-CODEC = ["--steps", "4000", "--batch", "16", "--crop", "64", "--groups", "2",
+CODEC = ["--steps", "2200", "--batch", "16", "--crop", "64", "--groups", "2",
          "--learning-rate", "2e-3"]
-TEACHER = ["--stage", "teacher", "--steps", "6000", "--learning-rate", "6e-4"]
-STUDENT = ["--stage", "causal", "--steps", "8000", "--learning-rate", "4e-4",
-           "--full-noise", "0.3", "--listed-steps", "0.3"]
-DISTILLED = ["--stage", "jdmd", "--steps", "600", "--learning-rate", "2e-5",
-             "--critic-rate", "4e-5"]
+STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--steps", "1400",
+           "--learning-rate", "6e-4", "--warm-up", "100", "--full-noise", "0.35",
+           "--listed-steps", "0.35", "--loss", "clean", "--predicted-history", "0.2",
+           "--average", "0.998", "--compile"]
+FINISHER = ["--steps", "1500"]
+TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "300", "--learning-rate", "3e-4",
+           "--warm-up", "50", "--average", "0.99"]
+DISTILLED = ["--stage", "jdmd", "--batch-size", "4", "--steps", "60", "--learning-rate", "2e-5",
+             "--critic-rate", "4e-5", "--beta1", "0", "--average", "0.9"]
 
 
 def main() -> None:
@@ -67,8 +72,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--office", type=Path, required=True)
     parser.add_argument("--photographs", type=Path)
-    parser.add_argument("--until", choices=("data", "codec", "teacher", "student", "distilled"),
-                        default="distilled")
+    parser.add_argument("--until", choices=("data", "codec", "student", "finisher", "distilled"),
+                        default="finisher")
     args = parser.parse_args()
     work: Path = args.work
     photographs = args.photographs or fetch(work / "photographs")
@@ -81,17 +86,27 @@ def main() -> None:
         inspatio("data", "encode", work / "clips", latents, "--codec", work / "codec")
     if args.until == "codec":
         return
-    stage(work, "teacher", TEACHER, latents)
-    if args.until == "teacher":
-        return
-    stage(work, "student", [*STUDENT, "--start", str(work / "teacher/model")], latents)
+    stage(work, "student", STUDENT, latents)
     if args.until == "student":
-        assemble(work, "student")
         return
-    teacher = str(work / "teacher/model")
-    stage(work, "distilled", [*DISTILLED, "--start", str(work / "student/model"),
-                              "--teacher-v2v", teacher, "--teacher-t2v", teacher], latents)
-    assemble(work, "distilled")
+    finish(work)
+    assemble(work)
+    if args.until == "distilled":
+        start = ["--start", str(work / "student/model")]
+        stage(work, "teacher", [*TEACHER, *start], latents)
+        teacher = str(work / "teacher/model")
+        stage(work, "distilled", [*DISTILLED, *start, "--teacher-v2v", teacher,
+                                  "--teacher-t2v", teacher], latents)
+
+
+def finish(work: Path) -> None:
+    """The finisher, on what the student makes of all clips."""
+    imagined = work / "imagined.safetensors"
+    if not imagined.is_file():
+        inspatio("data", "imagine", work / "clips", imagined, "--model", work / "student/model",
+                 "--codec", work / "codec")
+    inspatio("train", "finisher", "--run", work / "finisher", "--data", work / "clips",
+             "--imagined", imagined, *FINISHER)
 
 
 def inspatio(*words: object) -> None:
@@ -105,7 +120,7 @@ def inspatio(*words: object) -> None:
 
 def stage(work: Path, name: str, words: list[str], latents: Path) -> None:
     """One stage of training, into a run folder of its own."""
-    inspatio("train", "stage", "--run", work / name, "--data", latents, "--batch-size", 8, *words)
+    inspatio("train", "stage", "--run", work / name, "--data", latents, *words)
 
 
 def pack(clips: Path, office: Path, photographs: Path) -> None:
@@ -145,22 +160,25 @@ def fetch(folder: Path) -> Path:
     return folder
 
 
-def assemble(work: Path, name: str) -> None:
-    """The folder that `--weights` takes: sizes, transformer and codec, as bfloat16."""
+def assemble(work: Path) -> None:
+    """The folder that `--weights` takes: sizes, transformer, codec and finisher, as bfloat16."""
     import torch
 
     from inspatio_ros.model.presets import TINY
     from inspatio_ros.model.weights import (
         CODEC_FILE,
+        FINISHER_FILE,
         TRANSFORMER_FILE,
+        load_finisher,
         load_generator,
         load_small_codec,
         save_small_model,
     )
 
-    model = load_generator(work / name / "model" / TRANSFORMER_FILE, TINY)
+    model = load_generator(work / "student/model" / TRANSFORMER_FILE, TINY)
     codec = load_small_codec(work / "codec" / CODEC_FILE)
-    save_small_model(work / "inspatio_tiny", model, codec, torch.bfloat16)
+    finisher = load_finisher(work / "finisher" / FINISHER_FILE)
+    save_small_model(work / "inspatio_tiny", model, codec, torch.bfloat16, finisher)
     print(f"the model is in {work / 'inspatio_tiny'}")
 
 

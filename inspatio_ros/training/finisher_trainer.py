@@ -2,8 +2,9 @@
 """Training of the finisher: what decoded pictures lack, in the holes above all.
 
 The error is squared (which PSNR asks for) and absolute, on the pictures and on their gradients.
-Alone these reward blur, where nobody can know what is there; so the strength of the gradients,
-octave by octave and place by place, is compared as well, whatever their phase.
+These reward blur, where nobody can know what is there. The strength of the gradients, octave by
+octave and place by place, can be compared as well, whatever their phase; off by default, because
+what satisfied it were stripes.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class FinisherTraining:
     known_weight: float = 0.05
     absolute_weight: float = 0.3
     gradient_weight: float = 0.5
-    strength_weight: float = 0.03
+    strength_weight: float = 0.0
     blind_share: float = 0.1
     grey_share: float = 0.2
     ema: float = 0.998

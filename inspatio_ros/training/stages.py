@@ -83,7 +83,7 @@ def _scores(
 
 
 def begin(network: CausalTransformer, start: Path | None, seed: int, flow: Begin = "zero") -> None:
-    """Give a network its first weights: those of `start`, else random ones with this first flow."""
+    """Give a network its first weights: those of `start`, or random ones with that flow."""
     if start is None:
         fresh(network, seed)
         if flow == "render":
