@@ -10,7 +10,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 OUTPUTS = ("image", "camera_info", "depth", "provenance", "guide/image", "points", "camera_path",
-           "frusta")
+           "frusta", "objects")
 HINDSIGHT = ("imagined", "truth", "error")
 
 

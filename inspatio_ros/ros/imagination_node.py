@@ -19,6 +19,8 @@ from std_srvs.srv import SetBool, Trigger
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
+from inspatio_ros.memory.moving import MovingOptions
+from inspatio_ros.memory.moving_warm_up import warm_up_moving
 from inspatio_ros.memory.stereo_memory import StereoOptions
 from inspatio_ros.memory.view_bank import BankOptions
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
@@ -28,6 +30,7 @@ from inspatio_ros.ros import imagination_reports as reports
 from inspatio_ros.ros.camera_input import CameraInput
 from inspatio_ros.ros.camera_poses import CameraPoses
 from inspatio_ros.ros.convert.calibrations import to_map
+from inspatio_ros.ros.convert.detections import detections_message
 from inspatio_ros.ros.convert.paths import trajectory_to_path_poses
 from inspatio_ros.ros.convert.stamps import to_ns
 from inspatio_ros.ros.imagination_output import ImaginationOutput
@@ -73,6 +76,7 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         self.output: ImaginationOutput | None = None
         self._worker: Worker | None = None
         self._listener: TransformListener | None = None
+        self._detections_type: type | None = None
         self._odometry: qos.FollowingSubscription | None = None
         self._subscriptions_made: list[Any] = []
         self.node_state = states.NodeState(ImaginationStatus.IDLE, "not active")
@@ -99,6 +103,9 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         """Make the backend, the memory and the publishers; listen to tf."""
         values = self.values
         self.problems.clear_all()
+        moving = values.moving
+        self._detections_type = detections_message() if (
+            moving.enabled and moving.detections) else None
         self.tree = TransformTree()
         self.poses = CameraPoses(values.transforms, self.tree)
         self.engine = self.make_engine()
@@ -129,7 +136,16 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
                                bank.views, bank.match_exposure) if bank.enabled else None
         return WorldMemory(MemoryOptions(
             capacity=memory.capacity, max_age=memory.max_age, max_radius=memory.max_radius,
-            voxel_size=memory.voxel_size, stereo=stereo))
+            voxel_size=memory.voxel_size, stereo=stereo, moving=self._moving_options()))
+
+    def _moving_options(self) -> MovingOptions | None:
+        """Of the layer of things that move; the world's z is up (REP 103)."""
+        moving = self.values.moving
+        if not moving.enabled:
+            return None
+        warm_up_moving()
+        return MovingOptions((0.0, 0.0, 1.0), moving.min_speed, moving.max_objects,
+                             moving.forget_after, moving.max_share)
 
     def activate(self) -> None:
         """Start the worker, then subscribe."""
@@ -156,6 +172,10 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
             Path, "plan", self._plan, qos.PLAN_INPUT, raw=True)]
         self._subscriptions_made.append(self.create_subscription(
             ErrorCalibration, "hindsight/calibration", self._calibration, qos.LATCHED))
+        if self._detections_type is not None:
+            self._subscriptions_made.append(self.create_subscription(
+                self._detections_type, "detections", self._detected,
+                qos.profile(5, reliable=False)))
         if Trajectory is not None:
             self._subscriptions_made.append(self.create_subscription(
                 Trajectory, "trajectory", self._trajectory, qos.PLAN_INPUT))
@@ -212,6 +232,10 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         if self.live is not None:
             self.live.plans.put(PendingPlan(lambda: trajectory_to_path_poses(message)))
             self._wake()
+
+    def _detected(self, message: Any) -> None:
+        if self.live is not None:
+            self.live.detections.put(message)
 
     def _calibration(self, message: ErrorCalibration) -> None:
         try:

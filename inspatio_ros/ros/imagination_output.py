@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from visualization_msgs.msg import MarkerArray
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.request import ImaginedFrame as CoreFrame
+from inspatio_ros.memory.moving import MovingObject
 from inspatio_ros.msg import ImaginedFrame
 from inspatio_ros.ros import qos
-from inspatio_ros.ros.convert import cameras, clouds, images, markers, paths
+from inspatio_ros.ros.convert import cameras, clouds, images, markers, object_markers, paths
 from inspatio_ros.ros.convert.stamps import to_duration, to_time
 from inspatio_ros.ros.diagnostics import RateMeter
 from inspatio_ros.ros.imagination_parameters import ImaginationNodeParameters
@@ -53,6 +54,7 @@ class ImaginationOutput:
         self._guide_depth = self._images(Image, "~/guide/depth")
         self._path = self._make(Path, "~/camera_path", qos.LATCHED)
         self._frusta = self._make(MarkerArray, "~/frusta", qos.LATCHED)
+        self._objects = self._make(MarkerArray, "~/objects", qos.STATE_OUTPUT)
         self._points = self._make(PointCloud2, "~/points", qos.IMAGE_OUTPUT)
         self._tf = self._make(TFMessage, "/tf", qos.TF)
         self._kept: dict[str, Image] = {}
@@ -127,6 +129,16 @@ class ImaginationOutput:
         self._publish(self._path, Path(header=header))
         self._publish(self._frusta, markers.no_frusta(header))
 
+    def objects_wanted(self) -> bool:
+        """Whether ~/objects has a listener."""
+        return bool(self._objects.get_subscription_count() > 0)
+
+    def objects(self, now: Sequence[MovingObject], later: Sequence[MovingObject]) -> None:
+        """Publish things that move, now and a second later, world frame."""
+        header = Header(stamp=self._node.get_clock().now().to_msg(),
+                        frame_id=self._values().transforms.world_frame)
+        self._publish(self._objects, object_markers.objects(now, later, header))
+
     def cloud_due(self) -> bool:
         """Whether ~/points has a listener and its turn."""
         return (time.monotonic() >= self._next_cloud
@@ -148,7 +160,7 @@ class ImaginationOutput:
         """Take all publishers down."""
         for publisher in (self._image, self._compressed, self._info, self._depth,
                           self._provenance, self._frame, self._guide_image, self._guide_depth,
-                          self._path, self._frusta, self._points, self._tf):
+                          self._path, self._frusta, self._objects, self._points, self._tf):
             self._node.destroy_lifecycle_publisher(publisher)
 
 

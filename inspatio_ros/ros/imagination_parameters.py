@@ -125,6 +125,30 @@ class BankParameters:
 
 
 @dataclass(frozen=True)
+class MovingParameters:
+    """Things that move, kept apart from the memory of what stands."""
+
+    enabled: bool = param(
+        True, "Find things that move, keep them out of the memory, and show them where their own "
+        "motion takes them by the time that is imagined; false: all that is seen stands still")
+    min_speed: float = param(0.4, "Slower things count as standing", unit="m/s", minimum=0.05,
+                             maximum=50.0)
+    max_objects: int = param(32, "Things followed at most", unit="objects", minimum=1,
+                             maximum=1000)
+    forget_after: float = param(2.0, "A thing that was not seen for so long is forgotten",
+                                unit="s", minimum=0.1, maximum=60.0)
+    max_share: float = param(
+        0.6, "When more of the picture than this seems to move, it is not believed: the pose may "
+        "be wrong, or something fills the view. No thing is made of it, and what is known stays",
+        minimum=0.05, maximum=1.0)
+    detections: bool = param(
+        False, "Also use the boxes of a detector, on the topic detections; needs the package "
+        "vision_msgs")
+    min_score: float = param(0.3, "Detections scored lower are left out", minimum=0.0,
+                             maximum=1.0)
+
+
+@dataclass(frozen=True)
 class ModelParameters:
     """What fills the pixels that geometry does not back."""
 
@@ -222,6 +246,7 @@ class ImaginationNodeParameters:
     transforms: TransformParameters = group(TransformParameters)
     input: InputParameters = group(InputParameters)
     memory: MemoryParameters = group(MemoryParameters)
+    moving: MovingParameters = group(MovingParameters)
     bank: BankParameters = group(BankParameters)
     model: ModelParameters = group(ModelParameters)
     imagination: ImaginationParameters = group(ImaginationParameters)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # Counted with the drops of observations, but something else.
 _NOT_OBSERVATIONS = ("plan_refused", "plan_superseded", "publish_failed", "out_of_memory",
-                     "engine_error", "worker_error", "odometry_refused", "calibration_refused")
+                     "engine_error", "worker_error", "odometry_refused", "calibration_refused",
+                     "detections_refused")
 
 
 def status_message(node: ImaginationNode) -> ImaginationStatus:

@@ -73,6 +73,9 @@ IMAGINATION = NodeInterface(
                  "the same with times, where the distribution has the message"),
         Endpoint("hindsight/calibration", "inspatio_ros/msg/ErrorCalibration", _LATCHED,
                  "what frames' expected_error comes from, see `imagination.calibrate`"),
+        Endpoint("detections", "vision_msgs/msg/Detection3DArray", "best effort, volatile, 5",
+                 "when `moving.detections` is set and vision_msgs is installed: boxes that move "
+                 "as a whole; a box of the stamp of an image is used with it"),
         Endpoint("/tf", "tf2_msgs/msg/TFMessage", "reliable, volatile, 100", ""),
         Endpoint("/tf_static", "tf2_msgs/msg/TFMessage", "reliable, transient local, 100", ""),
     ),
@@ -95,6 +98,9 @@ IMAGINATION = NodeInterface(
                  "way of the imagined camera, each accepted plan"),
         Endpoint("~/frusta", "visualization_msgs/msg/MarkerArray", _LATCHED,
                  "gray when planned; red to green by support once imagined"),
+        Endpoint("~/objects", "visualization_msgs/msg/MarkerArray", "reliable, volatile, 10",
+                 "things that move, with each fused image, if subscribed: box, name and speed, "
+                 "arrow to where it is a second later, disc of that place's uncertainty"),
         Endpoint("~/points", "sensor_msgs/msg/PointCloud2", _IMAGE,
                  "the memory, at `output.cloud_rate`, if subscribed"),
         Endpoint("~/status", "inspatio_ros/msg/ImaginationStatus", "reliable, volatile, 10",

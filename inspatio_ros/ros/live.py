@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ from inspatio_ros.planning.scores import CandidateScorer, Situation
 from inspatio_ros.ros.camera_input import CameraInput
 from inspatio_ros.ros.camera_poses import CameraPoses
 from inspatio_ros.ros.convert import cameras
+from inspatio_ros.ros.convert.detections import to_detections
 from inspatio_ros.ros.convert.paths import read_path
 from inspatio_ros.ros.diagnostics import DropCounter, Problems
 from inspatio_ros.ros.imagination_output import ImaginationOutput
@@ -50,6 +52,8 @@ from inspatio_ros.sensing.gating import FuseGate
 from inspatio_ros.sensing.observation import Observation
 
 _ARRIVALS = 64
+# Images that are older or newer than this are of another clock, ns.
+_SAME_CLOCK_NS = 5_000_000_000
 # Between two ways along one plan the node waits for a new image; that is still imagining. Seconds.
 _LINGER = 1.0
 # imagination.keep_ahead: the way is imagined so many times as fast as it is driven, with at least
@@ -114,6 +118,8 @@ class LiveImagination:
         self._gate = FuseGate(self._gate_rate)
         self.stages = StageTimer()
         self.plans: LatestSlot[PendingPlan] = LatestSlot()
+        self.detections: LatestSlot[Any] = LatestSlot()
+        self._views_filled = 0
         self.goals: LatestSlot[PathGoal] = LatestSlot()
         self._commands: deque[Callable[[], None]] = deque(maxlen=64)
         self._pending_plan: PendingPlan | None = None
@@ -163,6 +169,7 @@ class LiveImagination:
         while self._commands:
             self._commands.popleft()()
         seen = self._observe()
+        self._take_detections()
         self._take_plan()
         self._take_goal()
         # Scores have deadlines: while candidates are judged nothing is imagined along the plan.
@@ -257,6 +264,36 @@ class LiveImagination:
         if seen is not None and self._gate.admits(seen.stamp_ns, seen.world_from_camera):
             with self.stages.stage("fuse"):
                 self._memory.integrate(seen)
+            self._after_fusing(seen.stamp_ns)
+
+    def _after_fusing(self, stamp_ns: int) -> None:
+        """Show the things that move, and say when their motion could not be believed."""
+        layer = self._memory.moving
+        if layer is None:
+            return
+        filled = layer.dropped["view_filled"]
+        if filled > self._views_filled:
+            self._problems.report(
+                "moving", "nearly all of the view seems to move: the poses may not fit the images "
+                "(transforms.time_offset), or something fills the view (moving.max_share)")
+        self._views_filled = filled
+        if self._output.objects_wanted():
+            self._output.objects(layer.objects(stamp_ns), layer.objects(stamp_ns + 10**9))
+
+    def _take_detections(self) -> None:
+        """Hand a detector's boxes to the layer of moving things."""
+        message, layer = self.detections.take(), self._memory.moving
+        if message is None or layer is None:
+            return
+        try:
+            layer.detect(to_detections(message, self._poses.world_from,
+                                       self._values().moving.min_score))
+        except TransformUnavailable as error:
+            self._drops.count("detections_refused")
+            self._problems.report("detections", f"detections: {error}")
+        except ValueError as error:
+            self._drops.count("detections_refused")
+            self._problems.report("detections", str(error))
 
     def _take_plan(self) -> None:
         """The newest plan message becomes the plan once its transform is there."""
@@ -380,10 +417,17 @@ class LiveImagination:
             camera, way, self._references, bytes(16) if goal is None else goal.request_id,
             values.imagination.seed if seed is None else seed, prompt,
             self._mode(),
-            values.imagination.source if goal is None else "frozen")
+            values.imagination.source if goal is None else "frozen", self._start_ns())
         blocks = self._engine.imagine(request, self._memory, newest=lambda: self._references)
         self._pass = Pass(request, blocks, goal)
         self._output.way(way, camera)
+
+    def _start_ns(self) -> int | None:
+        """Now, by which a way's times count; None where the images have another clock (a bag
+        played without its time): then they count from the newest image."""
+        now = self._now_ns()
+        newest = self._references[0].stamp_ns if self._references else now
+        return now if abs(now - newest) < _SAME_CLOCK_NS else None
 
     def _mode(self) -> str:
         """The public model's pictures are shown as they are, as its own program does."""
