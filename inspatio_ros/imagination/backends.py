@@ -14,6 +14,7 @@ from inspatio_ros.imagination.denoiser import BlockDenoiser
 from inspatio_ros.imagination.engine import Backend
 from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.generator import GeneratorBackend, steps_of
+from inspatio_ros.model.branches import Branches, load_branches
 from inspatio_ros.model.checkpoints import load_checkpoint
 from inspatio_ros.model.config import ModelError
 from inspatio_ros.model.finisher import Finisher
@@ -49,7 +50,8 @@ class BackendOptions:
     another small model; empty: the shipped one. device: torch's name, empty for the first CUDA
     device, else the CPU. steps: listed denoising steps, empty for the model's own. step_count:
     instead, that many of the model's own (0: all). full_vae: the Wan VAE instead of the tiny
-    autoencoder. compile, cuda_graph: see BlockDenoiser. seed: of random weights. parts: files of
+    autoencoder. compile, cuda_graph: see BlockDenoiser. seed: of random weights. branches: use the
+    branches that lie beside the model's weights (`model/branches.py`). parts: files of
     the public model that lie elsewhere than in its folder, by the names of `checkpoints.PARTS`.
     """
 
@@ -62,6 +64,7 @@ class BackendOptions:
     compile: bool = False
     cuda_graph: bool = False
     seed: int = 0
+    branches: bool = True
     parts: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -127,13 +130,15 @@ def _public(options: BackendOptions) -> GeneratorBackend:
     loaded = load_checkpoint(
         Path(options.weights), codec="wan_vae" if options.full_vae else "tiny_vae",
         dtype=compute_dtype(device), device=device, parts=options.parts)
-    return GeneratorBackend(PUBLIC, _denoiser(loaded.generator, options), loaded.codec.eval(),
-                            loaded.text, fixed_size=True)
+    branches = _branches(Path(options.weights), loaded.generator, options)
+    return GeneratorBackend(PUBLIC, _denoiser(loaded.generator, options, branches),
+                            loaded.codec.eval(), loaded.text, fixed_size=True)
 
 
 def _small(name: str, options: BackendOptions) -> GeneratorBackend:
     device = _device(options)
     finisher: Finisher | None = None
+    folder: Path | None = None
     if name == TINY_RANDOM:
         model, codec, finisher = _random(options.seed)
     else:
@@ -151,7 +156,8 @@ def _small(name: str, options: BackendOptions) -> GeneratorBackend:
         finisher = finisher.to(device, compute_dtype(device)).eval()
         finisher.use_channels_last()
     config = model.config
-    return GeneratorBackend(name, _denoiser(model, options), codec.eval(),
+    branches = Branches() if folder is None else _branches(folder, model, options)
+    return GeneratorBackend(name, _denoiser(model, options, branches), codec.eval(),
                             ConstantText(config.text_len, config.text_dim), fixed_size=False,
                             finisher=finisher)
 
@@ -164,9 +170,21 @@ def _random(seed: int) -> tuple[CausalTransformer, SmallCodec, Finisher]:
                 Finisher())
 
 
-def _denoiser(model: CausalTransformer, options: BackendOptions) -> BlockDenoiser:
+def _branches(folder: Path, model: CausalTransformer, options: BackendOptions) -> Branches:
+    if not options.branches:
+        return Branches()
+    branches = load_branches(folder, model.config).to(model.device, model.dtype)
+    for kind in ("stereo", "control"):
+        if getattr(branches, kind) is not None:
+            log.info("%s: with its %s branch", model.config.name, kind)
+    return branches
+
+
+def _denoiser(model: CausalTransformer, options: BackendOptions,
+              branches: Branches) -> BlockDenoiser:
     if options.steps and options.step_count:
         raise ModelError("give either steps or step_count")
     steps = tuple(options.steps) or steps_of(model.config, options.step_count or None)
     return BlockDenoiser(model.prepare_for_inference(), steps, compile=options.compile,
-                         cuda_graph=options.cuda_graph)
+                         cuda_graph=options.cuda_graph, stereo=branches.stereo,
+                         control=branches.control)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ from inspatio_ros.imagination.request import (
 )
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.imagined_points import ImaginedView
+from inspatio_ros.memory.view_bank import ViewBank
 from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
 
@@ -51,6 +52,13 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free what the request held."""
+
+
+@runtime_checkable
+class LooksAtViews(Protocol):
+    """A session whose backend may look at views of a bank."""
+
+    bank: ViewBank | None
 
 
 class Backend(Protocol):
@@ -131,6 +139,7 @@ class ImaginationEngine:
         Raises NoGeometry when there is neither a reference nor a point in memory.
         """
         session = self.backend.begin(request)
+        offer_bank(session, memory)
         try:
             plan = BlockPlan(len(request.trajectory), self.backend.block_frames,
                              self.backend.first_block_frames)
@@ -254,6 +263,13 @@ class ImaginationEngine:
         )
 
 
+def offer_bank(session: Session, memory: GuideSource) -> None:
+    """Let a session that can look at views have those of the memory's bank."""
+    if isinstance(memory, WorldMemory) and memory.stereo is not None and isinstance(
+            session, LooksAtViews):
+        session.bank = memory.stereo.bank
+
+
 def _keeps(memory: GuideSource) -> bool:
     return isinstance(memory, WorldMemory) and memory.imagined is not None
 
@@ -275,7 +291,8 @@ def keep_imagined(memory: GuideSource, block: ImaginedBlock) -> None:
             guide.kept > 0, guide.kept, guide.depth)
         fresh = ~guide.settled & (frame.guide.provenance == Provenance.UNKNOWN)
         memory.keep(ImaginedView(frame.image, np.asarray(known, np.float32), fresh, frame.camera,
-                                 frame.world_from_camera, frame.source_stamp_ns))
+                                 frame.world_from_camera, frame.source_stamp_ns,
+                                 tone=frame.guide.tone))
 
 
 class _OwnReferences:

@@ -16,12 +16,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
 from inspatio_ros.imagination.denoiser import BlockDenoiser
 from inspatio_ros.imagination.filler import GeometricFiller, GeometricSession
 from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.imagination.retrieved import (
+    ViewReader,
+    latent_frame_numbers,
+    plucker_rays,
+    scene_scale,
+)
 from inspatio_ros.memory.guide import Guide
+from inspatio_ros.memory.view_bank import ViewBank
 from inspatio_ros.model.codec import (
     DecoderState,
     EncoderState,
@@ -30,6 +38,7 @@ from inspatio_ros.model.codec import (
 )
 from inspatio_ros.model.config import ModelConfig, ModelError
 from inspatio_ros.model.finisher import Finisher
+from inspatio_ros.model.stereo import RetrievedViews
 from inspatio_ros.model.text_encoder import TextSource
 from inspatio_ros.sensing.observation import Observation, Provenance
 
@@ -204,6 +213,11 @@ class GeneratorSession:
         self._history: Tensor | None = None
         self._source: tuple[tuple[Observation, ...], Tensor] | None = None
         self._source_stream = backend.codec.encoder_state()
+        # Where views for the stereo branch come from; the engine sets it.
+        self.bank: ViewBank | None = None
+        self._ways = [request.trajectory.world_from_camera for request in requests]
+        self._next_frame = 0
+        self._reader = ViewReader(backend.codec, backend.config, device)
         self.stage_times: dict[str, float] = {}
         backend.use_prompt(first.prompt)
         width, height = self._size
@@ -244,13 +258,15 @@ class GeneratorSession:
                 render = torch.cat([s.render for s in shown])
                 mask = torch.cat([s.mask for s in shown])
             encoded = time.perf_counter()
-            latents = self._denoise(source, render, mask)
+            views, rays = self._branch_inputs(guides)
+            latents = self._denoise(source, render, mask, views, rays)
             denoised = time.perf_counter()
             self._pending = [self._decode(lane, latents[k:k + 1], shown[k])
                              for k, lane in enumerate(self._lanes)]
             self._done = _recorded_event(self._device)
         self._history = latents
         self._blocks += 1
+        self._next_frame += frames
         self.stage_times = {"encode": encoded - start, "denoise": denoised - encoded,
                             "decode": time.perf_counter() - denoised}
 
@@ -294,14 +310,36 @@ class GeneratorSession:
         host = torch.empty(pictures.shape, dtype=torch.uint8, pin_memory=True)
         return host.copy_(pictures, non_blocking=True)
 
-    def _denoise(self, source: Tensor, render: Tensor, mask: Tensor) -> Tensor:
+    def _branch_inputs(self, guides: Sequence[Sequence[Guide]]
+                       ) -> tuple[RetrievedViews | None, Tensor | None]:
+        """Views and rays of the block's latent frames, for the branches that there are."""
+        denoiser, camera = self._backend.denoiser, self._request.camera
+        numbers = latent_frame_numbers(self._backend.config, first=self._blocks == 0)
+        poses = [[way[min(self._next_frame + n, len(way) - 1)] for n in numbers]
+                 for way in self._ways]
+        shown = [[lane[n] for n in numbers] for lane in guides]
+        views = rays = None
+        if denoiser.stereo is not None and self.bank is not None and len(self.bank):
+            views = self._reader.read(self.bank, camera, list(zip(poses, shown, strict=True)),
+                                      self._size)
+        if denoiser.control is not None:
+            references = self._request.references
+            origin = references[0].world_from_camera if references else self._ways[0][0]
+            scale = scene_scale(references[0].depth) if references else 1.0
+            told = np.stack([[plucker_rays(camera, rigid.invert(origin) @ pose, self._grid, scale)
+                              for pose in lane] for lane in poses])
+            rays = torch.from_numpy(told).to(self._device)
+        return views, rays
+
+    def _denoise(self, source: Tensor, render: Tensor, mask: Tensor,
+                 views: RetrievedViews | None, rays: Tensor | None) -> Tensor:
         denoiser, lanes = self._backend.denoiser, len(self._lanes)
         # Before the first block there is no history: all requests see the same context.
         contexts = 1 if self._history is None else lanes
         denoiser.begin(self._grid, contexts)
         noise = torch.cat([self._noise(lane) for lane in self._lanes], dim=1)
         return denoiser.block(source.expand(contexts, -1, -1, -1, -1), self._history, render,
-                              mask, noise=noise)
+                              mask, noise=noise, views=views, rays=rays)
 
     def _noise(self, lane: _Lane) -> Tensor:
         denoiser, config = self._backend.denoiser, self._backend.config

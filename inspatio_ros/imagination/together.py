@@ -15,6 +15,7 @@ from inspatio_ros.imagination.engine import (
     ImaginationEngine,
     Session,
     composite,
+    offer_bank,
 )
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedBlock, NoGeometry
 from inspatio_ros.memory.guide import Guide
@@ -40,7 +41,7 @@ def imagine_together(
     if not first.references and memory.point_count == 0:
         raise NoGeometry("nothing to imagine from: no observation yet and the memory is empty")
     backend = engine.backend
-    lanes = _Lanes(backend, requests)
+    lanes = _Lanes(backend, requests, memory)
     try:
         held: list[dict[int, Guide]] = [{} for _ in requests]
         for span in BlockPlan(len(first.trajectory), backend.block_frames,
@@ -58,11 +59,14 @@ def _shared_part(request: ImaginationRequest) -> tuple[object, ...]:
 class _Lanes:
     """One session for all requests, or one for each."""
 
-    def __init__(self, backend: Backend, requests: Sequence[ImaginationRequest]) -> None:
+    def __init__(self, backend: Backend, requests: Sequence[ImaginationRequest],
+                 memory: GuideSource) -> None:
         together: Any = getattr(backend, "begin_together", None)
         self.shared = together is not None
         self._sessions: list[Session] = (
             [together(requests)] if self.shared else [backend.begin(r) for r in requests])
+        for session in self._sessions:
+            offer_bank(session, memory)
 
     def fill(self, guides: list[list[Guide]],
              references: Sequence[Observation]) -> list[list[Image]]:
@@ -93,9 +97,11 @@ def _blocks(
             del guides[number]
         for number in numbers:
             if number not in guides:
+                at = None if request.start is None else (
+                    request.start + round(float(request.trajectory.times[number]) * 1e9))
                 guides[number] = memory.render(
                     request.camera, request.trajectory.world_from_camera[number],
-                    first.references[:1])
+                    first.references[:1], at)
     guided = time.perf_counter()
     pictures = lanes.fill([[guides[n] for n in numbers] for guides in held], first.references)
     done = time.perf_counter()

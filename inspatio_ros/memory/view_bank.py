@@ -356,6 +356,16 @@ def reduced_observation(observation: Observation, max_width: int) -> Observation
                        camera.resized(*size), observation.world_from_camera)
 
 
+def sampled_depth(depth: Float, grid: tuple[int, int]) -> Float:
+    """Depth at the middle of each cell of a grid (rows, columns), NaN where none is known.
+
+    Of a cell's known pixels [H, W] the one nearest to its middle.
+    """
+    samples = np.empty(grid, np.float32)
+    kernels.sample_depth(np.ascontiguousarray(depth, np.float32), samples)
+    return samples
+
+
 def picture_quality(image: Byte) -> float:
     """How much a picture shows: sharp, varied, contrasty ones are high.
 
@@ -373,8 +383,7 @@ def picture_quality(image: Byte) -> float:
 def _with_known(drawn: Float, known: Float) -> tuple[Float, Float]:
     """Depth of each cell and what it is worth: known where at least half of the cell is."""
     rows, columns = drawn.shape
-    sampled = np.empty_like(drawn)
-    kernels.sample_depth(known, sampled)
+    sampled = sampled_depth(known, (rows, columns))
     share = cv2.resize((known > 0).astype(np.float32), (columns, rows),
                        interpolation=cv2.INTER_AREA)
     hole = np.asarray(1 - share, np.float32)
