@@ -57,6 +57,11 @@ def fit_tone_of_views(old: Byte, old_depth: Float, new: Byte, new_depth: Float) 
     return fit_tone(old.reshape(-1, 3)[places], new.reshape(-1, 3)[places])
 
 
+def inverse_tone(tone: Float) -> Float:
+    """The tone curve [6] that undoes another."""
+    return np.concatenate([1 / tone[:3], -tone[3:] / tone[:3]]).astype(np.float32)
+
+
 def compose_tone(outer: Float, inner: Float) -> Float:
     """Tone curves [..., 6] of `inner` followed by `outer` [6]."""
     gains = outer[:3] * inner[..., :3]

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -67,6 +67,8 @@ class Guide:
     guide's depth is NaN there. kept: float32 [H, W] m, the depth of pixels that show what was
     imagined before and is kept (see ImaginedPoints), NaN elsewhere; None without such a memory.
     moving bool [H, W]: pixels of things that move (see MovingLayer); None without any.
+    tone: float32 [6], gains and offsets (RGB, RGB) from the exposure of the memory's newest frame
+    to that of the picture.
     """
 
     image: Byte
@@ -74,6 +76,7 @@ class Guide:
     provenance: Byte
     kept: Float | None = None
     moving: npt.NDArray[np.bool_] | None = None
+    tone: Float = field(default_factory=lambda: IDENTITY_TONE)
 
     @property
     def coverage(self) -> float:
@@ -164,7 +167,7 @@ class GuideRenderer:
             _lay_under(guide, image, depth, Provenance.MEMORY, camera, pose, newest)
         if imagined is not None and imagined.point_count:
             guide = _with_kept(guide, *self.draw_cloud(imagined, camera, pose, tone))
-        return guide
+        return replace(guide, tone=tone)
 
     def draw_cloud(
         self,

@@ -8,7 +8,7 @@ statistical outlier removal as in its release (20 neighbours, 2 sigma).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.bounding_planes import BoundingPlane, bounding_planes, plane_depth
+from inspatio_ros.memory.exposure import IDENTITY_TONE, inverse_tone
 from inspatio_ros.memory.rolling_cloud import RollingCloud
 from inspatio_ros.memory.surfaces import extend_depth
 from inspatio_ros.sensing.observation import Observation
@@ -52,7 +53,7 @@ class ImaginedView:
     image uint8 RGB [H, W, 3]; depth float32 [H, W] m of whatever was known of the view, seen or
     kept, NaN elsewhere; fresh bool [H, W]. estimated: float32 [H, W] m, a depth estimated from the
     picture and aligned to `depth`, or None: it is then carried from the geometry around.
-    stamp_ns: of the newest observation it was imagined from.
+    stamp_ns: of the newest observation it was imagined from. tone: of the picture, see Guide.
     """
 
     image: Byte
@@ -62,6 +63,7 @@ class ImaginedView:
     world_from_camera: Array
     stamp_ns: int
     estimated: Float | None = None
+    tone: Float = field(default_factory=lambda: IDENTITY_TONE)
 
 
 class ImaginedPoints:
@@ -124,6 +126,8 @@ class ImaginedPoints:
         before = self.cloud.point_count
         self.cloud.integrate(Observation(
             view.stamp_ns, view.image, depth, view.camera, view.world_from_camera, confidence))
+        # Without this a picture's exposure would be applied once more each time it is drawn.
+        self.cloud.tone[self.cloud.newest_frame] = inverse_tone(view.tone)
         return self.cloud.point_count - before
 
     def depth_of(self, view: ImaginedView, seen: RollingCloud) -> tuple[Float, Float]:

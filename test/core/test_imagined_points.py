@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -160,6 +162,20 @@ def test_what_was_imagined_is_there_again_loop_after_loop() -> None:
             claimed = frame.provenance >= Provenance.MEMORY
             assert np.array_equal(claimed, frame.guide.depth > 0)
     assert sharp[True] > sharp[False] + 3.0
+
+
+def test_exposure_is_not_applied_again_and_again() -> None:
+    """The picture seen now is brighter than what the memory holds; loops must not add to it."""
+    way = turn(10, 1.4)
+    dark = see(way.world_from_camera[0])
+    memory = keeping()
+    memory.integrate(dark)
+    bright = replace(dark, image=np.clip(dark.image * 1.3 + 5, 0, 255).astype(np.uint8))
+    means = [np.mean([f.image.mean() for f in imagine(memory, way, (bright,))])
+             for _ in range(4)]
+    assert abs(means[3] - means[0]) < 2.0
+    guide = memory.render(CAMERA, way.world_from_camera[0], (bright,))
+    assert guide.tone[0] > 1.1  # the exposures were told apart
 
 
 def test_the_imagined_cloud_is_bounded() -> None:
