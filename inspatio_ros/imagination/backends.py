@@ -25,7 +25,9 @@ from inspatio_ros.model.transformer import CausalTransformer
 from inspatio_ros.model.weights import (
     CONFIG_FILE,
     FINISHER_FILE,
+    TRANSFORMER_FILE,
     WeightsError,
+    file_digest,
     load_finisher,
     load_small_model,
 )
@@ -132,7 +134,8 @@ def _public(options: BackendOptions) -> GeneratorBackend:
         dtype=compute_dtype(device), device=device, parts=options.parts)
     branches = _branches(Path(options.weights), loaded.generator, options)
     return GeneratorBackend(PUBLIC, _denoiser(loaded.generator, options, branches),
-                            loaded.codec.eval(), loaded.text, fixed_size=True)
+                            loaded.codec.eval(), loaded.text, fixed_size=True,
+                            digest=loaded.digests["generator"])
 
 
 def _small(name: str, options: BackendOptions) -> GeneratorBackend:
@@ -157,9 +160,10 @@ def _small(name: str, options: BackendOptions) -> GeneratorBackend:
         finisher.use_channels_last()
     config = model.config
     branches = Branches() if folder is None else _branches(folder, model, options)
+    digest = "" if folder is None else file_digest(folder / TRANSFORMER_FILE)
     return GeneratorBackend(name, _denoiser(model, options, branches), codec.eval(),
                             ConstantText(config.text_len, config.text_dim), fixed_size=False,
-                            finisher=finisher)
+                            finisher=finisher, digest=digest)
 
 
 def _random(seed: int) -> tuple[CausalTransformer, SmallCodec, Finisher]:

@@ -52,6 +52,7 @@ class GeneratorBackend:
     denoiser: the model with its steps. codec: of the model's latents. text: prompt to embedding.
     fixed_size: work at the model's own picture size, stretching the guide as the public release
     does; otherwise at the size of about as many pixels that fits the request's aspect.
+    digest: SHA-256 of the transformer's file, for those who are told what made a picture.
     finisher: of a model that has one (`ModelConfig.finished`), which also fills its render.
     Raises ModelError when the parts do not belong together.
     """
@@ -65,6 +66,7 @@ class GeneratorBackend:
         *,
         fixed_size: bool,
         finisher: Finisher | None = None,
+        digest: str = "",
     ) -> None:
         config = denoiser.config
         if (codec.latent_channels, codec.spatial_stride, codec.temporal_stride,
@@ -80,6 +82,7 @@ class GeneratorBackend:
                              "one without takes none")
         self.name = name
         self.finisher = finisher
+        self.digest = digest
         self.denoiser = denoiser
         self.codec = codec
         self.config = config

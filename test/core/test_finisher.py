@@ -24,7 +24,9 @@ from inspatio_ros.model.text_encoder import ConstantText
 from inspatio_ros.model.transformer import CausalTransformer
 from inspatio_ros.model.weights import (
     FINISHER_FILE,
+    TRANSFORMER_FILE,
     WeightsError,
+    file_digest,
     load_finisher,
     save_finisher,
     save_small_model,
@@ -189,6 +191,7 @@ def test_the_whole_way_by_the_program(tmp_path: Path, capsys: pytest.CaptureFixt
     backend = make_backend(BackendOptions("tiny", str(whole)))
     assert isinstance(backend, GeneratorBackend)
     assert backend.config.finished
+    assert backend.digest == file_digest(whole / TRANSFORMER_FILE)
     backend.warm_up(PinholeCamera(96, 64, 80.0, 80.0, 47.5, 31.5))
     (whole / FINISHER_FILE).unlink()
     with pytest.raises(WeightsError, match="finisher.safetensors: no such file"):

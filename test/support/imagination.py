@@ -163,6 +163,8 @@ class Bench:
     def __init__(self, make: Callable[..., ImaginationNode] = ImaginationNode, *,
                  reliable: bool = True, **parameters: object) -> None:
         self.graph = Graph()
+        # What is tested here is the node; the shipped model has a test of its own.
+        parameters.setdefault("model__preset", "geometric")
         overrides = [Parameter(name.replace("__", "."), value=value)
                      for name, value in parameters.items()]
         self.node = make(context=self.graph.context, parameter_overrides=overrides)
