@@ -256,7 +256,8 @@ class EpisodeLog:
         for first in range(0, len(rows) - count, count):
             x, y, yaw, speed, rate = rows[first:first + count + 1].T
             times = np.arange(len(x)) * self._options.step
-            motion = Motion(times, x, y, yaw, speed, np.gradient(speed, times), speed * rate)
+            acceleration = np.asarray(np.gradient(speed, times), np.float64)
+            motion = Motion(times, x, y, yaw, speed, acceleration, speed * rate)
             fine += not discomforts(motion)
             total += 1
         return fine / total if total else 1.0

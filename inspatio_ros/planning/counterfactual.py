@@ -136,8 +136,8 @@ class RecordedWay:
 
     def station(self, stamps_ns: npt.ArrayLike) -> Array:
         """Metres driven since the first pose [n], at stamps."""
-        return np.interp(np.atleast_1d(np.asarray(stamps_ns, np.int64)), self.stamps_ns,
-                         self._station)
+        asked = np.atleast_1d(np.asarray(stamps_ns, np.int64))
+        return np.asarray(np.interp(asked, self.stamps_ns, self._station), np.float64)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from inspatio_ros.planning.route import Route
 from inspatio_ros.planning.situation import MovingBox
 from inspatio_ros.planning.vehicles import VehicleState
 from inspatio_ros.sensing.observation import Provenance
+from inspatio_ros.worlds.raytracing import CHECKER
 from inspatio_ros.worlds.street import street
 from inspatio_ros.worlds.world import (
     AlongPath,
@@ -135,8 +136,8 @@ def _obstacles(route: Route, start: float, rng: np.random.Generator, *,
         turning = np.ptp(np.unwrap(route.heading(station + np.linspace(-3, 3, 7)))) > 0.1
         if gap < _START_CLEAR or turning:
             continue
-        look = Texture(1, tuple(map(float, colors[0])), tuple(map(float, colors[1])), 0.15, 0.4,
-                       int(1000 * station) + 1)
+        (r, g, b), (r2, g2, b2) = colors.tolist()
+        look = Texture(CHECKER, (r, g, b), (r2, g2, b2), 0.15, 0.4, int(1000 * station) + 1)
         (x, y), heading = route.at(station)[0], float(route.heading(station)[0])
         if crosses:
             person = (0.45, 0.45, 1.6)
