@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -39,6 +40,7 @@ from inspatio_ros.planning.vehicles import (
 )
 from inspatio_ros.sensing.observation import Provenance
 from inspatio_ros.worlds.world import Part, Still, Texture, WorldObject
+from support.data import ROOT
 from support.driven import CAMERA, write_drive
 
 SMALL = camera_of_view(48, 32, 1.75)
@@ -379,3 +381,16 @@ def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert (out / "episode_3.mp4").stat().st_size > 0
     assert main(["loop", "--video"]) == 1
     assert "--video needs --out" in capsys.readouterr().err
+
+
+def test_the_benchmark_drives_both_planners(
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("closed_loop")
+    assert benchmark.main(["--episodes", "1", "--seconds", "0.3", "--first-seed", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    for name in ("scored", "plain"):
+        assert result[name]["completed"] == 1.0
+        assert result[name]["deterministic"] is True
+        assert result[name]["episodes"][0]["seed"] == 2
+    assert "| scored | 1 | 100% | 0 | 0 |" in benchmark.table(result)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -36,6 +37,7 @@ from inspatio_ros.planning.counterfactual_bags import (
 from inspatio_ros.planning.mounting import Mount, MountError, camera_of_view, read_mount
 from inspatio_ros.planning.recorded_frames import shifted_twist
 from inspatio_ros.sensing.observation import Observation, Provenance
+from support.data import ROOT, data_dir
 from support.driven import BASE_FROM_CAMERA, CAMERA, SPEED, START_NS, WORLD, base_at, write_drive
 
 OPTIONS = CounterfactualOptions(lateral=0.2, yaw=math.radians(6.0), height=0.05,
@@ -359,3 +361,16 @@ def test_the_program(drive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert seen.camera == CAMERA
     assert main(["counterfactual", str(drive), str(target)]) == 1
     assert "never overwritten" in capsys.readouterr().err
+
+
+def test_the_benchmark_compares_the_right_camera_with_the_truth(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = data_dir("kitti_stereo_06")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    benchmark = importlib.import_module("counterfactual")
+    found = benchmark.rig_pair(folder, "stereo", stride=2, limit=2, width=320)
+    assert found["views"] == 1
+    assert found["coverage"] > 0.6
+    assert found["imagined_all"] > found["single_warp_all"]
+    assert found["imagined_all"] > found["last_frame_all"] + 3
+    assert "| kitti_stereo_06 | stereo | 1 |" in benchmark.table({"rig": [found]})
