@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,7 +21,7 @@ from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.planning import ground_map_numba as kernels
 from inspatio_ros.planning.footprint import Footprint
 from inspatio_ros.planning.ground_map_numba import DROP, GROUND, OBSTACLE, UNKNOWN
-from inspatio_ros.planning.situation import MovingBox
+from inspatio_ros.planning.movers import MovingBox
 from inspatio_ros.sensing.observation import Observation
 
 __all__ = ["DROP", "GROUND", "OBSTACLE", "UNKNOWN", "GroundMap", "GroundOptions", "ground_map"]
@@ -43,7 +44,7 @@ class GroundOptions:
     """How the ground is mapped.
 
     radius: m around the robot; farther away everything is unknown. cell: m; 0: a sixth of the
-    footprint's width, at most 0.2. step: m that the ground may rise or fall from cell to cell; the
+    footprint's width, at most 0.1. step: m that the ground may rise or fall from cell to cell; the
     footprint's clearance when 0. gap: m of unseen ground between seen ground that is bridged,
     which is what lies between the lines of a picture. min_points: that block a cell. Raises
     ValueError on values that make no map.
@@ -64,7 +65,7 @@ class GroundOptions:
 
     def cell_for(self, footprint: Footprint) -> float:
         """Metres of a cell."""
-        cell = self.cell or min(0.2, footprint.width / 6)
+        cell = self.cell or min(0.1, footprint.width / 6)
         if (2 * self.radius / cell) ** 2 > MAX_CELLS:
             raise ValueError(f"ground map: cells of {cell:.3f} m in a radius of {self.radius} m "
                              f"are more than {MAX_CELLS}: choose larger cells or a smaller radius")
@@ -77,11 +78,13 @@ class GroundMap:
 
     state: uint8 [H, W] of UNKNOWN, GROUND, OBSTACLE, DROP; rows along y, columns along x of the
     level frame. ground: float32 [H, W] its height there in m, NaN where it was not followed to.
-    map_from_world: [4, 4]; z up, the corner of the first cell is the origin. cell: m.
+    clearance: float32 [H, W] m from a cell to the nearest OBSTACLE cell. map_from_world: [4, 4]; z
+    up, the corner of the first cell is the origin. cell: m.
     """
 
     state: npt.NDArray[np.uint8]
     ground: Float
+    clearance: Float
     map_from_world: Array
     cell: float
 
@@ -148,7 +151,15 @@ def ground_map(
         sides = np.array([mover.size[0], mover.size[0], mover.size[1], mover.size[1]]) / 2
         state.reshape(-1)[_covered(map_from_world @ mover.world_from_box, sides + _MOVER_MARGIN,
                                    cell, count)] = GROUND
-    return GroundMap(state, ground, map_from_world, cell)
+    return GroundMap(state, ground, _clearance(state, cell), map_from_world, cell)
+
+
+def _clearance(state: npt.NDArray[np.uint8], cell: float) -> Float:
+    free = (state != OBSTACLE).astype(np.uint8)
+    if free.all():
+        return np.full(state.shape, np.inf, np.float32)
+    distance = cv2.distanceTransform(free, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return np.asarray(distance * np.float32(cell), np.float32)
 
 
 def _clouds(
@@ -159,21 +170,26 @@ def _clouds(
     if memory.point_count:
         clouds.append((memory.cloud.used_points, memory.cloud.world_from_points))
     if references:
-        clouds.append((depth_points(references[0], _REFERENCE_POINTS)[0],
-                       references[0].world_from_camera))
+        newest = references[0]
+        moving = memory.moving.mask_of(newest) if memory.moving is not None else None
+        clouds.append((depth_points(newest, _REFERENCE_POINTS, moving)[0],
+                       newest.world_from_camera))
     return clouds
 
 
 def depth_points(
-    observation: Observation, limit: int
+    observation: Observation, limit: int, left_out: npt.NDArray[np.bool_] | None = None
 ) -> tuple[Float, npt.NDArray[np.uint8], int]:
     """(points float32 [3, P] m in the camera, colours uint8 [P, 3], step), about `limit` at most.
 
-    Every `step`-th pixel of every `step`-th row that has a depth.
+    Every `step`-th pixel of every `step`-th row that has a depth and is not `left_out` [H, W].
     """
     step = max(1, math.ceil(math.sqrt(observation.depth.size / limit)))
     depth = observation.depth[::step, ::step]
-    rows, columns = np.nonzero(depth > 0)
+    known = depth > 0
+    if left_out is not None:
+        known &= ~left_out[::step, ::step]
+    rows, columns = np.nonzero(known)
     z = depth[rows, columns]
     camera = observation.camera
     x = (columns * step - camera.cx) / camera.fx * z

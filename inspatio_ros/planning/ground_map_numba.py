@@ -205,38 +205,68 @@ def _overlap(ax: float, ay: float, ayaw: float, a: Array, box: Array, time: floa
 
 
 @_jit
-def _hits(x: float, y: float, yaw: float, sides: Array, cell: float,
-          state: NDArray[np.uint8]) -> bool:
-    """Whether a footprint touches an OBSTACLE cell."""
+def _columns(cosine: float, sine: float, dy: float, sides: Array, grow: float
+             ) -> tuple[float, float]:
+    """First and last x, from the base, at which a row `dy` m above it crosses the footprint."""
+    low, high = -np.inf, np.inf
+    front, rear = sides[0] + grow, sides[1] + grow
+    left, right = sides[2] + grow, sides[3] + grow
+    if abs(cosine) > 1e-9:
+        a, b = (-rear - sine * dy) / cosine, (front - sine * dy) / cosine
+        low, high = max(low, min(a, b)), min(high, max(a, b))
+    elif not -rear <= sine * dy <= front:
+        return 1.0, 0.0
+    if abs(sine) > 1e-9:
+        a, b = (cosine * dy + right) / sine, (cosine * dy - left) / sine
+        low, high = max(low, min(a, b)), min(high, max(a, b))
+    elif not -right <= cosine * dy <= left:
+        return 1.0, 0.0
+    return low, high
+
+
+@_jit
+def _free_around(x: float, y: float, cosine: float, sine: float, sides: Array, grow: float,
+                 cell: float, clearance: Float) -> bool:
+    """Whether the circle around the footprint holds no OBSTACLE cell."""
+    along, across = 0.5 * (sides[0] - sides[1]), 0.5 * (sides[2] - sides[3])
+    column = int(math.floor((x + cosine * along - sine * across) / cell))
+    row = int(math.floor((y + sine * along + cosine * across) / cell))
+    if row < 0 or column < 0 or row >= clearance.shape[0] or column >= clearance.shape[1]:
+        return False
+    half = math.hypot(0.5 * (sides[0] + sides[1]), 0.5 * (sides[2] + sides[3]))
+    return clearance[row, column] > half + grow + cell
+
+
+@_jit
+def _hits(x: float, y: float, cosine: float, sine: float, sides: Array, grow: float, cell: float,
+          state: NDArray[np.uint8], clearance: Float) -> bool:
+    """Whether the middle of an OBSTACLE cell lies within a footprint grown by `grow`."""
+    if _free_around(x, y, cosine, sine, sides, grow, cell, clearance):
+        return False
     height, width = state.shape
-    cosine, sine = math.cos(yaw), math.sin(yaw)
-    grow = 0.5 * cell
-    front, rear, left, right = sides[0] + grow, sides[1] + grow, sides[2] + grow, sides[3] + grow
-    reach = math.sqrt(max(front, rear) ** 2 + max(left, right) ** 2)
-    first_row, last_row = int((y - reach) / cell), int((y + reach) / cell)
-    first_column, last_column = int((x - reach) / cell), int((x + reach) / cell)
-    for row in range(max(first_row, 0), min(last_row, height - 1) + 1):
-        dy = (row + 0.5) * cell - y
-        for column in range(max(first_column, 0), min(last_column, width - 1) + 1):
-            if state[row, column] != OBSTACLE:
-                continue
-            dx = (column + 0.5) * cell - x
-            along, across = cosine * dx + sine * dy, cosine * dy - sine * dx
-            if -rear <= along <= front and -right <= across <= left:
+    reach = math.sqrt(max(sides[0], sides[1]) ** 2 + max(sides[2], sides[3]) ** 2) + 1.5 * grow
+    first, last = math.floor((y - reach) / cell), math.floor((y + reach) / cell)
+    for row in range(max(int(first), 0), min(int(last), height - 1) + 1):
+        low, high = _columns(cosine, sine, (row + 0.5) * cell - y, sides, grow)
+        left = max(int(math.ceil((x + low) / cell - 0.5)), 0) if low <= high else 0
+        right = min(int(math.floor((x + high) / cell - 0.5)), width - 1) if low <= high else -1
+        for column in range(left, right + 1):
+            if state[row, column] == OBSTACLE:
                 return True
     return False
 
 
 @_jit
 def sweep(times: Array, x: Array, y: Array, yaw: Array, speed: Array, sides: Array, cell: float,
-          state: NDArray[np.uint8], visited: NDArray[np.int32], mark: int, movers: Array,
-          look_ahead: Array, near: float, drift: float, out: Array) -> None:
+          state: NDArray[np.uint8], clearance: Float, visited: NDArray[np.int32], mark: int,
+          movers: Array, look_ahead: Array, near: float, drift: float, out: Array) -> None:
     """Drive a footprint over the map.
 
-    x, y [M] in the map. visited [H, W]: cells that this candidate, `mark`, has been over.
-    movers [B, 8]: x, y, yaw, half length, half width at time 0, then x and y velocity and yaw
-    rate. look_ahead [L] s, rising. near: m; drift: m/s: something standing within `near`, or
-    moving within near + drift times the time, is a close call.
+    x, y [M] in the map. clearance [H, W]: m from a cell to the nearest OBSTACLE cell. visited
+    [H, W]: cells that this candidate, `mark`, has been over. movers [B, 8]: x, y, yaw, half
+    length, half width at time 0, then x and y velocity and yaw rate. look_ahead [L] s, rising.
+    near: m; drift: m/s: something standing within `near`, or moving within near + drift times the
+    time, is a close call.
     out [7]: time of the first hit of something standing (inf: none), of something moving; cells
     swept, unknown, drops (outside the map is unknown; once per visit, as nothing marks it); least
     time to collision over the samples (inf: none within look_ahead); whether there was a close
@@ -246,39 +276,33 @@ def sweep(times: Array, x: Array, y: Array, yaw: Array, speed: Array, sides: Arr
     hit_still = hit_moving = least = np.inf
     swept = unknown = drops = close = 0.0
     grow = 0.5 * cell
-    front, rear, left, right = sides[0], sides[1], sides[2], sides[3]
-    reach = math.sqrt(max(front, rear) ** 2 + max(left, right) ** 2) + grow + near
+    reach = math.sqrt(max(sides[0], sides[1]) ** 2 + max(sides[2], sides[3]) ** 2) + cell
     wide = np.empty(4)
     for m in range(len(times)):
         cosine, sine = math.cos(yaw[m]), math.sin(yaw[m])
         for row in range(int(math.floor((y[m] - reach) / cell)),
                          int(math.floor((y[m] + reach) / cell)) + 1):
-            dy = (row + 0.5) * cell - y[m]
-            for column in range(int(math.floor((x[m] - reach) / cell)),
-                                int(math.floor((x[m] + reach) / cell)) + 1):
-                dx = (column + 0.5) * cell - x[m]
-                along, across = cosine * dx + sine * dy, cosine * dy - sine * dx
-                off = max(along - front, -rear - along, across - left, -right - across) - grow
-                if off > near:
-                    continue
-                outside = row < 0 or column < 0 or row >= height or column >= width
-                kind = UNKNOWN if outside else state[row, column]
-                if kind == OBSTACLE:
-                    close = 1.0
-                if off > 0.0:
-                    continue
-                if kind == OBSTACLE and times[m] < hit_still:
-                    hit_still = times[m]
-                if outside:
+            low, high = _columns(cosine, sine, (row + 0.5) * cell - y[m], sides, grow)
+            if low > high:
+                continue
+            first = int(math.ceil((x[m] + low) / cell - 0.5))
+            last = int(math.floor((x[m] + high) / cell - 0.5))
+            for column in range(first, last + 1):
+                if row < 0 or column < 0 or row >= height or column >= width:
                     swept += 1.0
                     unknown += 1.0
                 elif visited[row, column] != mark:
                     visited[row, column] = mark
                     swept += 1.0
-                    if kind == UNKNOWN:
+                    if state[row, column] == UNKNOWN:
                         unknown += 1.0
-                    elif kind == DROP:
+                    elif state[row, column] == DROP:
                         drops += 1.0
+        if hit_still == np.inf and _hits(x[m], y[m], cosine, sine, sides, 0.0, cell, state,
+                                         clearance):
+            hit_still = times[m]
+        if close == 0.0 and _hits(x[m], y[m], cosine, sine, sides, near, cell, state, clearance):
+            close = 1.0
         wide[:] = sides + near + drift * times[m]
         for b in range(movers.shape[0]):
             if close == 0.0 and _overlap(x[m], y[m], yaw[m], wide, movers[b], times[m]):
@@ -293,7 +317,7 @@ def sweep(times: Array, x: Array, y: Array, yaw: Array, speed: Array, sides: Arr
                 break
             fx = x[m] + cosine * speed[m] * ahead
             fy = y[m] + sine * speed[m] * ahead
-            met = _hits(fx, fy, yaw[m], sides, cell, state)
+            met = _hits(fx, fy, cosine, sine, sides, 0.0, cell, state, clearance)
             for b in range(movers.shape[0]):
                 met = met or _overlap(fx, fy, yaw[m], sides, movers[b], times[m] + ahead)
             if met:

@@ -20,7 +20,8 @@ from inspatio_ros.planning.footprint import Footprint
 from inspatio_ros.planning.ground_map import GroundMap, ground_map
 from inspatio_ros.planning.imagining import CandidateViews
 from inspatio_ros.planning.kinematics import Motion, discomforts, level_frame, motion_of
-from inspatio_ros.planning.situation import MovingBox, Situation
+from inspatio_ros.planning.movers import MovingBox
+from inspatio_ros.planning.situation import Situation
 from inspatio_ros.planning.terms import (
     AGREEMENT,
     COMFORT,
@@ -42,7 +43,7 @@ __all__ = ["CandidateScorer", "MovingBox", "Ranking", "Score", "ScoreOptions", "
 
 Array = npt.NDArray[np.float64]
 
-_LOOK_STEPS = 4
+_LOOK_STEPS = 10
 _DEADLINE = "the deadline came first"
 
 
@@ -228,7 +229,7 @@ class _Geometry:
         self._options = options
         self._sides = footprint.sides
         self._level_from_world = level_frame(situation.world_from_base)
-        movers = situation.movers or ()
+        movers = situation.moving_boxes(footprint.ground)
         self.map: GroundMap = ground_map(
             situation.memory, situation.references, situation.world_from_base,
             self._level_from_world, footprint, options.ground, movers)
@@ -264,8 +265,9 @@ class _Geometry:
         options = self._options
         kernels.sweep(
             motion.times, motion.x + shift[0, 3], motion.y + shift[1, 3], motion.yaw,
-            motion.speed, self._sides, self.map.cell, self.map.state, self._visited, number,
-            self._movers, self._look_ahead, options.near or self.map.cell, options.drift, out)
+            motion.speed, self._sides, self.map.cell, self.map.state, self.map.clearance,
+            self._visited, number, self._movers, self._look_ahead,
+            options.near or self.map.cell, options.drift, out)
         return out
 
     def _row(self, mover: MovingBox) -> list[float]:

@@ -11,30 +11,10 @@ import numpy.typing as npt
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.world_memory import WorldMemory
+from inspatio_ros.planning.movers import MovingBox, tracked_boxes
 from inspatio_ros.sensing.observation import Observation
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class MovingBox:
-    """Something that moves over the ground, as it is now.
-
-    world_from_box: [4, 4], x along its length, origin in its middle. size: length and width, m.
-    velocity: m/s in world axes, kept up from now on. yaw_rate: rad/s about the up axis.
-    """
-
-    world_from_box: Array
-    size: tuple[float, float]
-    velocity: tuple[float, float, float]
-    yaw_rate: float = 0.0
-
-    def __post_init__(self) -> None:
-        rigid.require_rigid(self.world_from_box, "world_from_box")
-        numbers = (*self.size, *self.velocity, self.yaw_rate)
-        if not np.isfinite(numbers).all() or min(self.size) <= 0:
-            raise ValueError(f"moving box: size {self.size} m must be positive, velocity "
-                             f"{self.velocity} m/s and yaw rate finite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +24,7 @@ class Situation:
     memory: what was seen so far. references: what is seen now, newest first. world_from_base:
     where the robot is, x forward, z up. base_from_camera: [4, 4] optical. camera: of the views
     that are drawn and imagined. speed: m/s of the robot now, None when not known. movers: what
-    moves, None when nobody knows (then the newest observations are searched). route: [R, 2 or 3]
+    moves, None when nobody says (then what the memory keeps apart as moving). route: [R, 2 or 3]
     m in the world along which progress counts; None: straight ahead of each candidate's start.
     """
 
@@ -68,3 +48,17 @@ class Situation:
                                  f"got shape {route.shape}")
         if self.speed is not None and not np.isfinite(self.speed):
             raise ValueError(f"speed {self.speed} m/s is not finite")
+
+    def moving_boxes(self, ground: float = 0.0) -> tuple[MovingBox, ...]:
+        """The movers that were given, else those that the memory keeps apart, as they are now.
+
+        ground: z of the ground in the base's frame, m.
+        """
+        if self.movers is not None:
+            return self.movers
+        layer = self.memory.moving
+        if layer is None or layer.newest_ns is None:
+            return ()
+        now = self.references[0].stamp_ns if self.references else layer.newest_ns
+        below = self.world_from_base @ rigid.from_rotation(np.eye(3), (0.0, 0.0, ground))
+        return tracked_boxes(layer, now, below, self.world_from_base @ self.base_from_camera)

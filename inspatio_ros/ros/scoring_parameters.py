@@ -59,7 +59,7 @@ class ScoringParameters:
     radius: float = param(25.0, "The ground is mapped so far around the robot", unit="m",
                           minimum=1.0, maximum=200.0)
     cell: float = param(0.0, "Edge of the map's cells; 0: a sixth of the footprint's width, at "
-                        "most 0.2", unit="m", minimum=0.0, maximum=2.0)
+                        "most 0.1", unit="m", minimum=0.0, maximum=2.0)
     min_acceleration: float = param(-4.05, "Hardest comfortable braking", unit="m/s²",
                                     minimum=-100.0, maximum=-0.001)
     max_acceleration: float = param(2.4, "Comfortable acceleration along the way, at most",
@@ -71,9 +71,9 @@ class ScoringParameters:
     weight_time_to_collision: float = param(5.0, "Weight of the term", minimum=0.0, maximum=1e6)
     weight_progress: float = param(5.0, "Weight of the term", minimum=0.0, maximum=1e6)
     weight_comfort: float = param(2.0, "Weight of the term", minimum=0.0, maximum=1e6)
-    weight_coverage: float = param(1.0, "Weight of the term", minimum=0.0, maximum=1e6)
-    weight_agreement: float = param(1.0, "Weight of the term", minimum=0.0, maximum=1e6)
-    weight_future_consistency: float = param(2.0, "Weight of the term", minimum=0.0, maximum=1e6)
+    weight_coverage: float = param(0.1, "Weight of the term", minimum=0.0, maximum=1e6)
+    weight_agreement: float = param(0.1, "Weight of the term", minimum=0.0, maximum=1e6)
+    weight_future_consistency: float = param(0.3, "Weight of the term", minimum=0.0, maximum=1e6)
     waiting_goals: int = param(8, "Goals that wait for their turn at most; more are refused",
                                minimum=1, maximum=256)
 

@@ -260,14 +260,14 @@ def test_an_empty_memory_supports_nothing(scorer: CandidateScorer) -> None:
 
 def test_trust_takes_weight_from_a_term_and_nothing_from_a_multiplier() -> None:
     terms = dict.fromkeys(TERMS, 1.0) | {"progress": 0.0}
-    assert combine(terms, OPTIONS) == pytest.approx(11 / 16)
+    assert combine(terms, OPTIONS) == pytest.approx(7.5 / 12.5)
     assert combine(terms, OPTIONS, {"progress": 0.0}) == 1.0
-    assert combine(terms, OPTIONS, {"no_collision": 0.0}) == pytest.approx(11 / 16)
+    assert combine(terms, OPTIONS, {"no_collision": 0.0}) == pytest.approx(7.5 / 12.5)
     assert combine(terms | {"no_collision": 0.0}, OPTIONS, {"no_collision": 0.0}) == 0.0
     assert combine(terms | {"drivable": math.nan}, OPTIONS) == 0.0
-    assert combine(terms | {"agreement": math.nan}, OPTIONS) == pytest.approx(10.5 / 16)
+    assert combine(terms | {"agreement": math.nan}, OPTIONS) == pytest.approx(7.45 / 12.5)
     unseen = {"coverage": 0.4, "future_consistency": math.nan}
-    assert combine(terms | unseen, OPTIONS) == pytest.approx((8 + 3 * 0.4) / 16)
+    assert combine(terms | unseen, OPTIONS) == pytest.approx((7.1 + 0.4 * 0.4) / 12.5)
 
 
 @pytest.mark.parametrize(("wrong", "word"), [
