@@ -61,6 +61,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     encode.add_argument("out", type=Path, help="a .safetensors file")
     encode.add_argument("--codec", type=Path, required=True,
                         help="folder with the codec's weights")
+    pairs = commands.add_parser(
+        "pairs", help="latents of clips whose frames have a retrieved view each, for branches")
+    pairs.add_argument("out", type=Path, help="a .safetensors file")
+    pairs.add_argument("kind", choices=("world", "recording"))
+    pairs.add_argument("source", nargs="+", help=f"world: {', '.join(WORLDS)}; else recordings")
+    pairs.add_argument("--codec", type=Path, required=True,
+                       help="folder with the codec's weights")
+    pairs.add_argument("--seeds", default="0:100", metavar="A:B", help="one clip a seed")
+    pairs.add_argument("--size", default="224x128", metavar="WxH")
+    pairs.add_argument("--frames", type=int, default=24)
+    pairs.add_argument("--licence", help="of recordings")
+    pairs.add_argument("--held-out", action="store_true", help="only to judge, never to train on")
+    pairs.add_argument("--no-faults", action="store_true", help="a perfect sensor")
+    pairs.add_argument("--skip", type=int, default=0, help="frames of a recording left out")
+    pairs.add_argument("--limit", type=int, default=0, help="frames of a recording used, 0: all")
+    pairs.add_argument("--stride", type=int, default=3, help="frames from clip to clip")
     imagine = commands.add_parser(
         "imagine", help="what a model makes of all clips, for the training of its finisher")
     imagine.add_argument("folder", type=Path)
@@ -79,10 +95,46 @@ def run(args: argparse.Namespace) -> int:
         return _show(args)
     if args.data_command == "imagine":
         return _imagine(args)
+    if args.data_command == "pairs":
+        return _pairs(args)
     from inspatio_ros.training.latents import encode_folder
 
     count = encode_folder(args.folder, args.codec, args.out, on_clip=_tick)
     print(f"\n{args.out}: {count} clips")
+    return 0
+
+
+def _pairs(args: argparse.Namespace) -> int:
+    from inspatio_ros.files.recordings import open_recording, recording_name
+    from inspatio_ros.model.presets import TINY
+    from inspatio_ros.training.latents import load_codec
+    from inspatio_ros.training.view_pairs import PairedClip, PairMaker, write_pairs
+
+    maker = PairMaker(load_codec(args.codec), TINY, _size(args))
+
+    def clips() -> Iterator[PairedClip]:
+        number = 0
+        for source in args.source:
+            if args.kind == "world":
+                if source not in WORLDS:
+                    raise ClipError(f"no world '{source}'; there are {', '.join(WORLDS)}")
+                made = (maker.world(source, seed, faults=not args.no_faults)
+                        for seed in _seeds(args.seeds))
+            else:
+                if not args.licence:
+                    raise ClipError(f"--licence: say under what licence {source} may be used")
+                end = args.skip + args.limit if args.limit else None
+                with open_recording(Path(source)) as observations:
+                    held = list(islice(observations, args.skip, end))
+                name = recording_name(Path(source))
+                made = maker.recording(held, name, args.licence, name, stride=args.stride,
+                                       held_out=args.held_out)
+            for clip in made:
+                number += 1
+                print(f"\r{number} clips", end="", file=sys.stderr, flush=True)
+                yield clip
+
+    print(f"\n{args.out}: {write_pairs(args.out, clips())} clips with pairs")
     return 0
 
 

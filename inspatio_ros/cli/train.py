@@ -9,7 +9,7 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from inspatio_ros.cli import finetune, train_codec, train_finisher
+from inspatio_ros.cli import finetune, train_branches, train_codec, train_finisher
 from inspatio_ros.model.presets import PRESETS, preset
 
 
@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train_codec.add_codec(actions.add_parser("codec", help="the small model's codec"))
     train_finisher.add_finisher(actions.add_parser(
         "finisher", help="what joins the small model's pictures to what geometry knows"))
+    train_branches.add_branches(actions.add_parser(
+        "branches", help="stereo and control branches beside a small model"))
     tune = actions.add_parser("finetune", help="one domain with others replayed, judged both ways")
     study = actions.add_parser("replay-study", help="the same at several ratios, with a report")
     for parser_of, declare in ((tune, finetune.add_finetune), (study, finetune.add_study)):
@@ -102,6 +104,8 @@ def run(args: argparse.Namespace) -> int:
         return train_codec.run_codec(args)
     if args.action == "finisher":
         return train_finisher.run_finisher(args)
+    if args.action == "branches":
+        return train_branches.run_branches(args)
     if args.action == "finetune":
         return finetune.run_finetune(args, options_of(args))
     if args.action == "replay-study":
