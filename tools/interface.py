@@ -21,7 +21,8 @@ from inspatio_ros.ros.parameters import ParameterInfo, describe  # noqa: E402
 
 BEGIN, END = "<!-- interface: begin -->", "<!-- interface: end -->"
 # Nodes whose shipped YAML is written from their dataclass.
-GENERATED_CONFIG = ("imagination", "depth", "hindsight", "synthetic_robot", "bag_player")
+GENERATED_CONFIG = ("imagination", "depth", "hindsight", "synthetic_robot", "bag_player",
+                    "imagined_camera", "reference_planner")
 # What a new user sets first; the README shows these.
 README_PARAMETERS = (
     "transforms.source", "transforms.world_frame", "transforms.base_frame",

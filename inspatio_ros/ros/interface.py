@@ -94,6 +94,14 @@ IMAGINATION = NodeInterface(
         Endpoint("~/guide/image", "sensor_msgs/msg/Image", _IMAGE,
                  "what the model was shown, rgb8, if subscribed"),
         Endpoint("~/guide/depth", "sensor_msgs/msg/Image", _IMAGE, "32FC1, if subscribed"),
+        Endpoint("~/rig/image", "sensor_msgs/msg/Image", _IMAGE,
+                 "rgb8, when `rig.enabled`: each new camera image from another mounting, with "
+                 "its stamp, at most at `rig.rate`"),
+        Endpoint("~/rig/camera_info", "sensor_msgs/msg/CameraInfo", _IMAGE,
+                 "of the virtual camera; `rig.frame` hangs on the camera's frame or the base"),
+        Endpoint("~/rig/depth", "sensor_msgs/msg/Image", _IMAGE,
+                 "32FC1 metres, NaN where unknown, if subscribed"),
+        Endpoint("~/rig/provenance", "sensor_msgs/msg/Image", _IMAGE, "mono8, if subscribed"),
         Endpoint("~/camera_path", "nav_msgs/msg/Path", _LATCHED,
                  "way of the imagined camera, each accepted plan"),
         Endpoint("~/frusta", "visualization_msgs/msg/MarkerArray", _LATCHED,
@@ -257,6 +265,73 @@ BAG_PLAYER = NodeInterface(
     ),
 )
 
+IMAGINED_CAMERA = NodeInterface(
+    "Takes the place of a robot and its camera driver: commands in, imagined sensors out, in "
+    "closed loop.",
+    "inspatio_ros.ros.imagined_camera_parameters:ImaginedCameraParameters",
+    subscribes=(
+        Endpoint("cmd_vel", "geometry_msgs/msg/TwistStamped", "reliable, volatile, 1",
+                 "or geometry_msgs/Twist, by `loop.command`: linear.x and angular.z"),
+        Endpoint("plan", "nav_msgs/msg/Path", "reliable, volatile, 1",
+                 "instead, when `loop.command` is plan: pursued at `loop.target_speed`; in the "
+                 "world's or the base's frame; empty stops"),
+    ),
+    publishes=(
+        Endpoint("/clock", "rosgraph_msgs/msg/Clock", "reliable, volatile, 10",
+                 "1000 s at the beginning of each episode, then a step each time"),
+        Endpoint("camera/image_rect", "sensor_msgs/msg/Image", _IMAGE, "rgb8, each step"),
+        Endpoint("camera/camera_info", "sensor_msgs/msg/CameraInfo", "reliable, volatile, 10", ""),
+        Endpoint("depth/image_rect", "sensor_msgs/msg/Image", _IMAGE,
+                 "32FC1 metres, NaN where nothing was ever measured"),
+        Endpoint("depth/camera_info", "sensor_msgs/msg/CameraInfo", "reliable, volatile, 10", ""),
+        Endpoint("odom", "nav_msgs/msg/Odometry", "reliable, volatile, 10",
+                 "world to base, exact, with its twist"),
+        Endpoint("~/provenance", "sensor_msgs/msg/Image", _IMAGE,
+                 "mono8: 255 the street's truth, 170 the recording's memory, 85 imagined"),
+        Endpoint("~/route", "nav_msgs/msg/Path", _LATCHED,
+                 "to be driven, from the start on; a closed one all round"),
+        Endpoint("~/episode", "std_msgs/msg/String", _LATCHED,
+                 "JSON of the episode that has ended: how, and its sub-scores"),
+        Endpoint("/tf", "tf2_msgs/msg/TFMessage", "reliable, volatile, 100", "world to base"),
+        Endpoint("/tf_static", "tf2_msgs/msg/TFMessage", "reliable, transient local, 100",
+                 "base to camera"),
+        Endpoint("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "reliable, volatile, 10",
+                 "1 Hz: episode"),
+    ),
+    services=(
+        Endpoint("~/reset", "std_srvs/srv/Trigger", "",
+                 "begin the episode of `scenery.seed`; time jumps back"),
+        Endpoint("~/set_paused", "std_srvs/srv/SetBool", "", "pause, or run on"),
+        Endpoint("~/step", "std_srvs/srv/Trigger", "", "one step while paused"),
+    ),
+    lifecycle=True,
+)
+
+REFERENCE_PLANNER = NodeInterface(
+    "Drives `imagined_camera` along its route: pure pursuit, with candidates scored by what is "
+    "seen.",
+    "inspatio_ros.ros.reference_planner_node:ReferencePlannerParameters",
+    subscribes=(
+        Endpoint("camera/image_rect", "sensor_msgs/msg/Image", "reliable, volatile, 2", ""),
+        Endpoint("camera/camera_info", "sensor_msgs/msg/CameraInfo", "reliable, volatile, 2", ""),
+        Endpoint("depth/image_rect", "sensor_msgs/msg/Image", "reliable, volatile, 2", ""),
+        Endpoint("odom", "nav_msgs/msg/Odometry", "reliable, volatile, 2",
+                 "image, depth and odometry of one stamp make a moment"),
+        Endpoint("route", "nav_msgs/msg/Path", _LATCHED,
+                 "driven round and round when its ends meet"),
+        Endpoint("/tf", "tf2_msgs/msg/TFMessage", "reliable, volatile, 100", ""),
+        Endpoint("/tf_static", "tf2_msgs/msg/TFMessage", "reliable, transient local, 100",
+                 "the camera's place on the base"),
+    ),
+    publishes=(
+        Endpoint("cmd_vel", "geometry_msgs/msg/TwistStamped", "reliable, volatile, 1",
+                 "with the image's stamp; or geometry_msgs/Twist, by `command`"),
+        Endpoint("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "reliable, volatile, 10",
+                 "1 Hz: planner"),
+    ),
+)
+
 NODES: dict[str, NodeInterface] = {
     "imagination": IMAGINATION, "depth": DEPTH, "hindsight": HINDSIGHT,
-    "synthetic_robot": SYNTHETIC_ROBOT, "bag_player": BAG_PLAYER}
+    "synthetic_robot": SYNTHETIC_ROBOT, "bag_player": BAG_PLAYER,
+    "imagined_camera": IMAGINED_CAMERA, "reference_planner": REFERENCE_PLANNER}

@@ -18,8 +18,8 @@ from support.launch_evaluation import LAUNCH_FOLDER, LaunchedNode, evaluate, fla
 from support.ros import ROOT, Graph, NodeProcess
 
 LAUNCH_FILES = sorted(path.name for path in LAUNCH_FOLDER.glob("*.launch.py"))
-NODE_LAUNCH_FILES = ["demo.launch.py", "depth.launch.py", "hindsight.launch.py",
-                     "imagination.launch.py", "replay.launch.py"]
+NODE_LAUNCH_FILES = ["closed_loop.launch.py", "demo.launch.py", "depth.launch.py",
+                     "hindsight.launch.py", "imagination.launch.py", "replay.launch.py"]
 REQUIRED = {"replay.launch.py": {"bag": "some_recording"}}
 COMMON_ARGUMENTS = {"namespace", "use_sim_time", "params_file", "autostart", "log_level"}
 TRANSPORT_VARIABLES = {"FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE",
