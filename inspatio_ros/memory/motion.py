@@ -37,7 +37,10 @@ LEAST_FLOW_PX = 1.0
 NOISE = 7.0
 # Ground: size of a cell, cells ahead, rise of the ground, and the height from which a thing stands
 # on it.
-CELL, CELLS, STEEP, LEAST_HEIGHT = 0.4, 160, 0.15, 0.12
+CELL, CELLS, STEEP, LEAST_HEIGHT = 0.4, 200, 0.15, 0.12
+# Relative depth that is the same: this many times what most of the picture differs by, within
+# these bounds; and the value where too little is seen twice.
+TOLERANCE_FACTOR, TOLERANCES, TOLERANCE = 8.0, (0.012, 0.06), 0.04
 # Relative depth between neighbouring pixels of one surface; px over which a decision spreads.
 SURFACE_JUMP = 0.025
 SPREAD_PX = 12
@@ -46,7 +49,7 @@ SPREAD_PX = 12
 LEAST_PIXELS = 12
 LEAST_SHARE = 0.5
 # Farther things are too coarse in depth to tell, m.
-MAX_DEPTH = 50.0
+MAX_DEPTH = 80.0
 # A shift of the whole picture up to this is the pose's error, not motion, px.
 LARGEST_SHIFT_PX = 2.0
 
@@ -110,13 +113,26 @@ def look_at(observation: Observation, width: int = WORK_WIDTH) -> Look:
                 far, np.zeros(depth.shape, np.int32))
 
 
+def _tolerance(before_depth: Float, places: Float, expected: Float) -> np.float32:
+    """How exact depth is, by what most pixels differ by from one look to the next."""
+    some = np.s_[2::4, 2::4]
+    should, at = expected[some], places[some]
+    height, width = before_depth.shape
+    inside = (should > 0) & (at >= 0).all(axis=2) & (at < (width - 1, height - 1)).all(axis=2)
+    at = np.rint(at[inside]).astype(np.int64)
+    with np.errstate(invalid="ignore"):
+        off = np.abs(before_depth[at[:, 1], at[:, 0]] / should[inside] - 1)
+        off = off[off < 0.15]
+    if len(off) < 200:
+        return np.float32(TOLERANCE)
+    return np.float32(np.clip(TOLERANCE_FACTOR * np.median(off), *TOLERANCES))
+
+
 class MotionSegmenter:
     """Compares two looks. up [3]: the world's; None: the world axis nearest to the camera's up."""
 
-    def __init__(self, up: tuple[float, float, float] | None = (0.0, 0.0, 1.0),
-                 tolerance: float = 0.04) -> None:
+    def __init__(self, up: tuple[float, float, float] | None = (0.0, 0.0, 1.0)) -> None:
         self._up = None if up is None else np.asarray(up, np.float64)
-        self._tolerance = np.float32(tolerance)
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._flow.setFinestScale(1)
         self._grid = np.empty((CELLS, CELLS), np.float32)
@@ -142,6 +158,7 @@ class MotionSegmenter:
         expected, parallax = np.empty(shape, np.float32), np.empty(shape, np.float32)
         kernels.expect(now.depth, rays, before_from_now[:3].astype(np.float32), intrinsics,
                        places, expected, parallax)
+        tolerance = _tolerance(before.depth, places, expected)
         warped = cv2.remap(before.gray, places, None, cv2.INTER_LINEAR,
                            borderMode=cv2.BORDER_REPLICATE)
         flow = self._flow.calc(now.gray, warped, None)
@@ -158,14 +175,14 @@ class MotionSegmenter:
                       before.far, before.labels, labels, rays, intrinsics,
                       now.world_from_camera[:3].astype(np.float32),
                       before.world_from_camera[:3].astype(np.float32),
-                      rigid.invert(before_from_now)[:3].astype(np.float32), self._tolerance,
+                      rigid.invert(before_from_now)[:3].astype(np.float32), tolerance,
                       np.float32(LEAST_FLOW_PX), np.float32(NOISE),
                       np.float32(MAX_DEPTH), evidence, motion)
         if slow is not None:
             earlier = rigid.invert(slow.world_from_camera) @ now.world_from_camera
             kernels.expect(now.depth, rays, earlier[:3].astype(np.float32), intrinsics, places,
                            expected, parallax)
-            kernels.appeared(places, expected, now.near, now.far, slow.near, self._tolerance,
+            kernels.appeared(places, expected, now.near, now.far, slow.near, tolerance,
                              np.float32(MAX_DEPTH), evidence)
         said = evidence == kernels.MOVING
         evidence[(labels > 0) & (evidence == kernels.UNDECIDED)] = kernels.MOVING

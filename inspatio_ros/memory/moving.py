@@ -42,10 +42,16 @@ OVERLAP = 0.2
 STILL_LIMIT, THROUGH_LIMIT = 3, 2
 # A thing moves, however fast, when so many and so large a share of its pixels said so, so often.
 SURE_PIXELS, SURE_SHARE, SURE_SIGHTS = 60, 0.6, 2
+# Else when its speed is so many of its standard deviations.
+CLEAR = 2.5
 # Points of a thing's surface that are carried to find it again.
 PATCH_POINTS = 2000
 # Error of flow that is the same for all pixels of a thing, px.
 FLOW_BIAS_PX = 0.3
+# Deviation of a velocity by flow that nothing else confirms, m/s; falls with the sights.
+UNCHECKED_FLOW = 2.0
+# A place is known as long as its deviation is below half the thing's size, or this, m.
+LEAST_ROOM = 0.35
 MAX_LOOKS = 16
 # A thing was there, unnoticed, for so long before it was first seen to move; its box has this
 # margin along and across when points are removed, and none below, m.
@@ -225,7 +231,7 @@ class MovingLayer:
             age = (at - patch.stamp_ns) * 1e-9
             if not track.confirmed or age < -LONGEST:
                 continue
-            deviation, room = track.deviation(at), max(float(track.half[:2].mean()), 0.2)
+            deviation, room = track.deviation(at), max(float(track.half[:2].mean()), LEAST_ROOM)
             if deviation > 4 * room:
                 continue
             label = Provenance.OBSERVED if patch.stamp_ns in now else Provenance.MEMORY
@@ -340,6 +346,16 @@ class MovingLayer:
         if not _at_rim(chosen):
             track.sights.append((look.stamp_ns, np.median(points, axis=0)))
 
+    def _judge(self, track: Track, pieces: list[Piece]) -> None:
+        """Whether it is now certain that a thing moves: never at the first sight."""
+        said, pixels = sum(p.said for p in pieces), sum(p.pixels for p in pieces)
+        track.sure += said >= SURE_PIXELS and said >= SURE_SHARE * pixels
+        deviation = float(np.sqrt(np.linalg.eigvalsh(track.covariance[3:, 3:])[-1]))
+        # That it does not stand may be plain before it is known how it goes.
+        if track.speed > max(self.options.min_speed, CLEAR * deviation) or (
+                track.sure >= SURE_SIGHTS):
+            track.confirmed = True
+
     def _seen(self, track: Track, observation: Observation, look: Look, chosen: Mask,
               pieces: list[Piece], motion: Motion) -> None:
         points = _points(look, chosen)
@@ -362,12 +378,7 @@ class MovingLayer:
         chosen |= _feet(track, look, chosen)
         track.patch = _patch(observation, look, chosen, _points(look, chosen))
         track.trail.append((look.stamp_ns, track.center(look.stamp_ns)))
-        said, pixels = sum(p.said for p in pieces), sum(p.pixels for p in pieces)
-        track.sure += said >= SURE_PIXELS and said >= SURE_SHARE * pixels
-        deviation = float(np.sqrt(np.linalg.eigvalsh(track.covariance[3:, 3:])[-1]))
-        # That it does not stand may be plain before it is known how it goes.
-        if track.speed > max(self.options.min_speed, 2.5 * deviation) or track.sure >= SURE_SIGHTS:
-            track.confirmed = True
+        self._judge(track, pieces)
 
     def _unseen(self, track: Track, motion: Motion, marks: npt.NDArray[np.int32], counts: Array,
                 look: Look) -> None:
@@ -413,7 +424,10 @@ class MovingLayer:
             noise /= motion.seconds**2
             # Flow takes one period of a pattern for another; the way of the whole does not.
             way = track.way_of_sights()
-            if way is not None:
+            if way is None:
+                # Cut off by the rim, or new: nothing to hold the flow against.
+                noise += UNCHECKED_FLOW**2 / track.hits * np.eye(3)
+            else:
                 off = np.abs(velocity - way[0])
                 noise += np.diag(np.where(off > 3 * way[1] + 0.4, off, 0.0) ** 2)
                 track.measure_velocity(way[0], (3 * way[1]) ** 2 * np.eye(3))

@@ -15,8 +15,8 @@ from inspatio_ros.geometry.camera import PinholeCamera
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 
-# White acceleration of what moves, (m/s²)² s: half a metre per second squared within a second.
-ACCELERATION = 0.25
+# White acceleration of what moves, (m/s²)² s: its speed changes by 1 m/s within a second.
+ACCELERATION = 1.0
 # Standard deviation of a new thing's speed, m/s, and of the middle of what is seen of a thing, m.
 UNKNOWN_SPEED = 8.0
 MIDDLE_NOISE = 0.4

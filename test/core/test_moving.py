@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +33,7 @@ from inspatio_ros.worlds.world import (
     World,
     WorldObject,
 )
+from support.data import ROOT
 
 UP = (0.0, 0.0, 1.0)
 CAMERA = PinholeCamera(240, 136, 200.0, 200.0, 119.5, 67.5)
@@ -192,7 +196,7 @@ def test_labels_tell_how_it_is_known() -> None:
     # Far ahead its place is uncertain: a hint, without depth.
     far = held.moving.tracks[0]
     later = next(t for t in np.arange(2.0, 12.0, 0.2)
-                 if far.deviation(round(t * 1e9)) > float(far.half[:2].mean()))
+                 if far.deviation(round(t * 1e9)) > max(0.35, float(far.half[:2].mean())))
     shown = held.moving.shown(round(later * 1e9), [seen])
     assert [s.label for s in shown] == [Provenance.IMAGINED]
     assert held.moving.shown(round(1e12), [seen]) == []
@@ -363,3 +367,17 @@ def test_a_street_s_traffic(seed: int) -> None:
             errors.append(float(np.linalg.norm(thing.velocity - (nearest[1] - nearest[0]))))
     assert errors
     assert min(errors) < 0.5
+
+
+def test_the_benchmark_counts_both_sides() -> None:
+    """A small slice of it, as a program: both memories, all horizons, nothing changed when still."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "moving.py"), "--seeds", "0", "--width", "208",
+         "--frames", "7"], capture_output=True, text=True, timeout=280, check=True)
+    found = json.loads(done.stdout)
+    assert set(found["horizons"]) == {"0.5", "1", "2"}
+    for row in found["horizons"].values():
+        assert row["views"] == 1
+        assert row["ghost_pixels"]["layer"] <= row["ghost_pixels"]["everything"]
+        assert abs(row["still_psnr"]["change"]) <= 0.05
+    assert found["streets"][0]["false_things_when_still"] == 0
