@@ -234,7 +234,7 @@ def _free_around(x: float, y: float, cosine: float, sine: float, sides: Array, g
     if row < 0 or column < 0 or row >= clearance.shape[0] or column >= clearance.shape[1]:
         return False
     half = math.hypot(0.5 * (sides[0] + sides[1]), 0.5 * (sides[2] + sides[3]))
-    return clearance[row, column] > half + grow + cell
+    return bool(clearance[row, column] > half + grow + cell)
 
 
 @_jit

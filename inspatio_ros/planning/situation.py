@@ -14,6 +14,8 @@ from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.planning.movers import MovingBox, tracked_boxes
 from inspatio_ros.sensing.observation import Observation
 
+__all__ = ["MovingBox", "Situation"]
+
 Array = npt.NDArray[np.float64]
 
 
