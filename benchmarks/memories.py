@@ -7,11 +7,15 @@ Two ways from each start, along poses that the camera really had, so that its pi
 truth. 'ahead': the poses that follow, up to --reach seconds. 'back': the poses of the seconds
 before, newest first, with only every second frame remembered and the others imagined: coming back
 to a place from which the camera has looked away. PSNR is pooled over all pixels of all
-frames; holes are the pixels that the single-frame guide does not back, the same for all methods.
+frames; holes are the pixels that the single-frame guide does not back, bank those that the cloud
+does not back but a view of the bank has seen; both the same for all methods. With --capacity or
+--max-age the cloud forgets, as it does on a long way; the bank does not. --features adds the
+distance of EfficientNet-Lite0's features over whole pictures.
 
     single     guide from the newest frame alone
     seen       guide from the cloud of all frames so far
     geometric memory: seen, and what was imagined is kept
+    stereo memory: seen, and views of a bank are warped into the holes
 """
 
 from __future__ import annotations
@@ -24,6 +28,11 @@ from pathlib import Path
 import numpy as np
 
 from inspatio_ros.evaluation.metrics import SquaredError
+from inspatio_ros.evaluation.perceptual import (
+    FeatureNetwork,
+    default_feature_network,
+    feature_distance,
+)
 from inspatio_ros.evaluation.recorded_run import fitted
 from inspatio_ros.files.bag_observations import BagOptions
 from inspatio_ros.files.recordings import open_recording, recording_name
@@ -31,28 +40,35 @@ from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BACKENDS, GEOMETRIC, BackendOptions, make_backend
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
+from inspatio_ros.memory.stereo_memory import StereoOptions
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
 
 SINGLE, SEEN, GEOMETRIC_MEMORY = "single", "seen", "geometric_memory"
-METHODS = (SINGLE, SEEN, GEOMETRIC_MEMORY)
+STEREO_MEMORY = "stereo_memory"
+METHODS = (SINGLE, SEEN, GEOMETRIC_MEMORY, STEREO_MEMORY)
 WAYS = ("ahead", "back")
 
 
 class Table:
     """Pooled errors by way and method."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: FeatureNetwork | None = None) -> None:
+        self.network = network
+        self.distances: dict[tuple[str, str], list[float]] = {}
         self.errors: dict[tuple[str, str, str], SquaredError] = {}
         self.frames: dict[str, int] = {}
         self.known: dict[tuple[str, str], list[float]] = {}
 
     def add(self, way: str, method: str, frames: list[ImaginedFrame], truth: list[Observation],
-            holes: list[np.ndarray]) -> None:
+            holes: list[np.ndarray], bank: list[np.ndarray]) -> None:
         """One start's frames."""
         self.frames[way] = self.frames.get(way, 0) + (len(frames) if method == SINGLE else 0)
-        for frame, real, hole in zip(frames, truth, holes, strict=True):
-            for part, mask in (("all", None), ("holes", hole)):
+        for frame, real, hole, shown in zip(frames, truth, holes, bank, strict=True):
+            if self.network is not None:
+                self.distances.setdefault((way, method), []).append(
+                    feature_distance(frame.image, real.image, self.network))
+            for part, mask in (("all", None), ("holes", hole), ("bank", shown)):
                 error = self.errors.setdefault((way, method, part), SquaredError())
                 error.add(frame.image, real.image, mask)
             self.known.setdefault((way, method), []).append(frame.support)
@@ -64,6 +80,9 @@ class Table:
             found[way] = {"frames": count, **{
                 method: {"psnr_all": round(self.errors[way, method, "all"].psnr, 2),
                          "psnr_holes": round(self.errors[way, method, "holes"].psnr, 2),
+                         "psnr_bank": round(self.errors[way, method, "bank"].psnr, 2),
+                         **({} if self.network is None else {"features": round(
+                             float(np.mean(self.distances[way, method])), 4)}),
                          "backed": round(float(np.mean(self.known[way, method])), 3)}
                 for method in METHODS}}
         return found
@@ -72,18 +91,19 @@ class Table:
 def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
     """The figures of one recording."""
     engine = ImaginationEngine(make_backend(BackendOptions(options.preset)))
-    bounds = {"capacity": 2_000_000, "max_age": 1e6, "max_radius": options.max_radius,
-              "voxel_size": options.voxel_size}
-    table = Table()
+    bounds = {"capacity": options.capacity, "max_age": options.max_age,
+              "max_radius": options.max_radius, "voxel_size": options.voxel_size}
+    table = Table(default_feature_network() if options.features else None)
     for way in WAYS:
         seen = list(_frames(path, options))
         first = len(seen) - options.last if options.last else len(seen) // 3
         memories = {SINGLE: WorldMemory(MemoryOptions(**{**bounds, "capacity": 1})),
                     SEEN: WorldMemory(MemoryOptions(**bounds)),
-                    GEOMETRIC_MEMORY: WorldMemory(MemoryOptions(**bounds, keep_imagined=True))}
+                    GEOMETRIC_MEMORY: WorldMemory(MemoryOptions(**bounds, keep_imagined=True)),
+                    STEREO_MEMORY: WorldMemory(MemoryOptions(**bounds, stereo=StereoOptions()))}
         for number, now in enumerate(seen):
             if way == "ahead" or number % 2 == 0:
-                for method in (SEEN, GEOMETRIC_MEMORY):
+                for method in METHODS[1:]:
                     memories[method].integrate(now)
             if number < first or (number - first) % options.stride or (
                     way == "back" and number % 2):
@@ -91,17 +111,21 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
             targets = _targets(seen, number, way, options.reach)
             if not targets:
                 continue
-            holes: list[np.ndarray] = []
-            for method in METHODS:
-                frames = _imagine(engine, memories[method], now, targets)
-                if method == SINGLE:
-                    holes = [frame.provenance < Provenance.MEMORY for frame in frames]
-                table.add(way, method, frames, targets, holes)
+            made = {method: _imagine(engine, memories[method], now, targets)
+                    for method in METHODS}
+            empty = {method: [frame.provenance < Provenance.MEMORY for frame in frames]
+                     for method, frames in made.items()}
+            bank = [hole & ~filled for hole, filled in zip(
+                empty[SEEN], empty[STEREO_MEMORY], strict=True)]
+            for method, frames in made.items():
+                table.add(way, method, frames, targets, empty[SINGLE], bank)
             kept = memories[GEOMETRIC_MEMORY].imagined
             if kept is not None:
                 kept.reset()
     engine.close()
-    return {"recording": recording_name(path), "preset": options.preset, **table.figures()}
+    held = memories[STEREO_MEMORY].stereo
+    return {"recording": recording_name(path), "preset": options.preset,
+            "bank_views": 0 if held is None else len(held.bank), **table.figures()}
 
 
 def _frames(path: Path, options: argparse.Namespace) -> Iterator[Observation]:
@@ -140,6 +164,10 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stride", type=int, default=6, help="frames from start to start")
     parser.add_argument("--reach", type=float, default=4.0, help="s")
     parser.add_argument("--limit", type=int, default=0, help="frames read, 0 for all")
+    parser.add_argument("--capacity", type=int, default=2_000_000, help="points of the cloud")
+    parser.add_argument("--max-age", type=float, default=1e6, help="s, of its points")
+    parser.add_argument("--features", action="store_true",
+                        help="EfficientNet-Lite0's distance too (slow)")
     parser.add_argument("--width", type=int, default=208, help="px")
     parser.add_argument("--max-radius", type=float, default=30.0, help="m")
     parser.add_argument("--voxel-size", type=float, default=0.02, help="m")

@@ -17,7 +17,7 @@ def add_branches(parser: argparse.ArgumentParser) -> None:
     parser.description = ("Goes on where the run in DIR stopped. Writes stereo.safetensors and "
                           "control.safetensors, to lie beside the model's weights.")
     parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="the run's folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="FILE",
+    parser.add_argument("--data", type=Path, required=True, nargs="+", metavar="FILE",
                         help="latents with pairs (`inspatio data pairs`)")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR",
                         help="folder with config.json and transformer.safetensors")
@@ -47,7 +47,7 @@ def run_branches(args: argparse.Namespace) -> int:
 
     options = BranchTraining(**{item.name: getattr(args, item.name)
                                 for item in fields(BranchTraining)})
-    clips = read_pairs(args.data)
+    clips = [clip for path in args.data for clip in read_pairs(path)]
     config = read_config(args.model / CONFIG_FILE)
     model = load_generator(args.model / TRANSFORMER_FILE, config)
 

@@ -287,9 +287,9 @@ class ViewBank:
         target = np.array([grid.fx, grid.fy, grid.cx, grid.cy], np.float32)
         pose = rigid.require_rigid(world_from_camera, "world_from_camera")
         # In the wanted camera's frame, where float32 is enough wherever the world's origin lies.
-        target_from_view = rigid.invert(pose) @ self._poses[:count]
-        view_from_target = np.ascontiguousarray(_inverted(target_from_view)[:, :3], np.float32)
-        target_from_view = np.ascontiguousarray(target_from_view[:, :3], np.float32)
+        exact = rigid.invert(pose) @ self._poses[:count]
+        view_from_target = np.ascontiguousarray(_inverted(exact)[:, :3], np.float32)
+        target_from_view: Float = np.ascontiguousarray(exact[:, :3], np.float32)
         zbuffer = np.full((rows, TARGET_COLUMNS), np.inf, np.float32)
         reached = np.zeros(count, np.int32)
         kernels.draw_points(self._points[:count], target_from_view, target, zbuffer, reached)

@@ -117,7 +117,8 @@ def draw_points(
             if n0 * right + n1 * down + n2 * far > 0:
                 continue
             hits += 1
-            side = min(max(np.int64(point[6] / far * target[0] + _HALF), 1), MAX_SIDE)
+            side: Any = np.int64(point[6] / far * target[0] + _HALF)
+            side = min(max(side, 1), MAX_SIDE)
             left, top = np.int64(u) - (side - 1) // 2, np.int64(v) - (side - 1) // 2
             for j in range(max(top, 0), min(top + side, height)):
                 for i in range(max(left, 0), min(left + side, width)):

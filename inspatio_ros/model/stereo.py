@@ -142,7 +142,8 @@ class StereoBranch(nn.Module):
         tokens = model.patch_embedding.forward(flat.to(model.dtype))
         pose = self.pose(views.poses.flatten(0, 1).to(self.points.weight))
         tokens = tokens + pose.to(tokens).unsqueeze(1) + self._point_code(views.points).to(tokens)
-        return tokens.to(model.stream_dtype)
+        made: Tensor = tokens.to(model.stream_dtype)
+        return made
 
     def _point_code(self, points: Tensor) -> Tensor:
         """Point maps `[B, F, 4, h, w]` as codes `[B F, n, D]`."""
@@ -207,7 +208,8 @@ class _Offset:
         asked = q.reshape(count, tokens, *q.shape[2:])
         found = self._model.attention(asked, keys, values).flatten(2)
         out = self._branch.layer(index).out(found.to(self._branch.points.weight.dtype))
-        return x + (out * self._valid).to(x).reshape(x.shape)
+        added: Tensor = (out * self._valid).to(x).reshape(x.shape)
+        return x + added
 
 
 class _SideBySide:
@@ -237,4 +239,5 @@ class _SideBySide:
         found = self._model.attention(queries, keys, values).flatten(2)
         self._view = self._view + attention.o(found[:, tokens:]).to(self._view)
         out = layer.out(found[:, :tokens])
-        return x + (out * self._valid).to(x).reshape(x.shape)
+        added: Tensor = (out * self._valid).to(x).reshape(x.shape)
+        return x + added

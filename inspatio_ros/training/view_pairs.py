@@ -209,9 +209,10 @@ def degraded(view: Observation, rng: np.random.Generator) -> Observation:
         depth = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_LINEAR), np.float32)
     elif kind < 0.6:
         depth *= rng.normal(1.0, 0.02, depth.shape).astype(np.float32)
-    image = view.image.astype(np.float32)
+    image: Float = view.image.astype(np.float32)
     if rng.uniform() < 0.3:
-        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.5)))
+        blurred = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.5, 1.5)))
+        image = np.asarray(blurred, np.float32)
     image = image * float(rng.uniform(0.85, 1.15)) + float(rng.uniform(-12, 12))
     return replace(view, image=np.clip(np.rint(image), 0, 255).astype(np.uint8), depth=depth)
 
