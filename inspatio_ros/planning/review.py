@@ -142,10 +142,15 @@ class CandidateReview:
         if not self._poses or stamp_ns - self._poses[-1][0] >= _POSE_EVERY_NS:
             self._poses.append((stamp_ns, world_from_base))
 
+    @property
+    def due(self) -> bool:
+        """Whether a call's time has passed."""
+        return bool(self._calls and self._poses and self._due(self._calls[0]))
+
     def judge(self, now: Situation) -> list[TermReview]:
         """The calls whose time has passed, each with the candidate that was followed."""
         made = []
-        while self._calls and self._poses and self._due(self._calls[0]):
+        while self.due:
             call = self._calls.popleft()
             self._forget(call)
             review = self._review(call, now)

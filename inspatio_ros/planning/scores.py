@@ -18,7 +18,7 @@ from inspatio_ros.planning.coarse_views import CoarseViews
 from inspatio_ros.planning.consistency import future_consistency
 from inspatio_ros.planning.footprint import Footprint
 from inspatio_ros.planning.ground_map import GroundMap, ground_map
-from inspatio_ros.planning.imagining import CandidateViews
+from inspatio_ros.planning.imagining import CandidateViews, Imagined
 from inspatio_ros.planning.kinematics import Motion, discomforts, level_frame, motion_of
 from inspatio_ros.planning.movers import MovingBox
 from inspatio_ros.planning.situation import Situation
@@ -94,6 +94,8 @@ class CandidateScorer:
         self.options = options or ScoreOptions()
         self.views = views
         self.trust: Mapping[str, float] = {}
+        # Called with the views of each candidate as they are made.
+        self.on_views: Callable[[Imagined], None] | None = None
 
     def rank(
         self, candidates: Sequence[Candidate | RefusedCandidate], situation: Situation, *,
@@ -190,6 +192,8 @@ class CandidateScorer:
             if made is None or len(made.frames) < 2:
                 yield None
                 continue
+            if self.on_views is not None:
+                self.on_views(made)
             id = made.candidate.id
             draft = drafts[id]
             terms = {**draft.terms, FUTURE: future_consistency(made.frames)}

@@ -24,7 +24,7 @@ from inspatio_ros.memory.moving_warm_up import warm_up_moving
 from inspatio_ros.memory.stereo_memory import StereoOptions
 from inspatio_ros.memory.view_bank import BankOptions
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
-from inspatio_ros.msg import ErrorCalibration, ImaginationStatus
+from inspatio_ros.msg import ErrorCalibration, HindsightScore, ImaginationStatus
 from inspatio_ros.ros import diagnostics, qos, states
 from inspatio_ros.ros import imagination_reports as reports
 from inspatio_ros.ros.camera_input import CameraInput
@@ -179,6 +179,8 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         if Trajectory is not None:
             self._subscriptions_made.append(self.create_subscription(
                 Trajectory, "trajectory", self._trajectory, qos.PLAN_INPUT))
+        self._subscriptions_made.append(self.create_subscription(
+            HindsightScore, "hindsight/score", self._view_score, qos.STATE_OUTPUT))
         if self.values.transforms.source == "odometry":
             self._odometry = qos.FollowingSubscription(
                 self, Odometry, "odom", self._odometry_pose, qos.ODOMETRY_DEPTH)
@@ -254,6 +256,10 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
             self.poses.add_odometry(message, "odom")
         except ValueError as error:
             self.drops.count("odometry_refused")
+    def _view_score(self, message: HindsightScore) -> None:
+        if self.live is not None:
+            self.live.scoring.view_error(to_ns(message.frame_stamp), message.error)
+
             self.problems.report("odometry", str(error))
 
     def _image_stamp(self, stamp_ns: int) -> None:

@@ -23,12 +23,14 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.request import ImaginedFrame as CoreFrame
 from inspatio_ros.memory.moving import MovingObject
-from inspatio_ros.msg import ImaginedFrame
+from inspatio_ros.msg import CandidateHindsight, ImaginedFrame
+from inspatio_ros.planning.review import TermReview
 from inspatio_ros.ros import qos
 from inspatio_ros.ros.convert import cameras, clouds, images, markers, object_markers, paths
 from inspatio_ros.ros.convert.stamps import to_duration, to_time
 from inspatio_ros.ros.diagnostics import RateMeter
 from inspatio_ros.ros.imagination_parameters import ImaginationNodeParameters
+from inspatio_ros.ros.score_candidates_server import hindsight_message
 from inspatio_ros.ros.transforms import stamped_transform
 
 
@@ -56,6 +58,7 @@ class ImaginationOutput:
         self._frusta = self._make(MarkerArray, "~/frusta", qos.LATCHED)
         self._objects = self._make(MarkerArray, "~/objects", qos.STATE_OUTPUT)
         self._points = self._make(PointCloud2, "~/points", qos.IMAGE_OUTPUT)
+        self._hindsight = self._make(CandidateHindsight, "~/candidate_hindsight", qos.STATE_OUTPUT)
         self._tf = self._make(TFMessage, "/tf", qos.TF)
         self._kept: dict[str, Image] = {}
         self._last_stamp_ns = 0
@@ -139,6 +142,11 @@ class ImaginationOutput:
                         frame_id=self._values().transforms.world_frame)
         self._publish(self._objects, object_markers.objects(now, later, header))
 
+    def hindsight(self, review: TermReview) -> None:
+        """Publish what the terms of a driven candidate were worth."""
+        self._publish(self._hindsight, hindsight_message(
+            review, self._values().transforms.world_frame))
+
     def cloud_due(self) -> bool:
         """Whether ~/points has a listener and its turn."""
         return (time.monotonic() >= self._next_cloud
@@ -160,7 +168,8 @@ class ImaginationOutput:
         """Take all publishers down."""
         for publisher in (self._image, self._compressed, self._info, self._depth,
                           self._provenance, self._frame, self._guide_image, self._guide_depth,
-                          self._path, self._frusta, self._objects, self._points, self._tf):
+                          self._path, self._frusta, self._objects, self._points,
+                          self._hindsight, self._tf):
             self._node.destroy_lifecycle_publisher(publisher)
 
 

@@ -73,6 +73,8 @@ IMAGINATION = NodeInterface(
                  "the same with times, where the distribution has the message"),
         Endpoint("hindsight/calibration", "inspatio_ros/msg/ErrorCalibration", _LATCHED,
                  "what frames' expected_error comes from, see `imagination.calibrate`"),
+        Endpoint("hindsight/score", "inspatio_ros/msg/HindsightScore", "reliable, volatile, 10",
+                 "what the views of a scored candidate were worth, see ~/candidate_hindsight"),
         Endpoint("detections", "vision_msgs/msg/Detection3DArray", "best effort, volatile, 5",
                  "when `moving.detections` is set and vision_msgs is installed: boxes that move "
                  "as a whole; a box of the stamp of an image is used with it"),
@@ -111,6 +113,10 @@ IMAGINATION = NodeInterface(
                  "arrow to where it is a second later, disc of that place's uncertainty"),
         Endpoint("~/points", "sensor_msgs/msg/PointCloud2", _IMAGE,
                  "the memory, at `output.cloud_rate`, if subscribed"),
+        Endpoint("~/candidate_hindsight", "inspatio_ros/msg/CandidateHindsight",
+                 "reliable, volatile, 10",
+                 "of each call the candidate that was then driven: its terms as they turned out, "
+                 "their errors, and the trust that they keep"),
         Endpoint("~/status", "inspatio_ros/msg/ImaginationStatus", "reliable, volatile, 10",
                  "1 Hz and on change"),
         Endpoint("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", "reliable, volatile, 10",

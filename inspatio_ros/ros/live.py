@@ -38,6 +38,7 @@ from inspatio_ros.ros.camera_poses import CameraPoses
 from inspatio_ros.ros.convert import cameras
 from inspatio_ros.ros.convert.detections import to_detections
 from inspatio_ros.ros.convert.paths import read_path
+from inspatio_ros.ros.convert.stamps import to_ns
 from inspatio_ros.ros.diagnostics import DropCounter, Problems
 from inspatio_ros.ros.imagination_output import ImaginationOutput
 from inspatio_ros.ros.imagination_parameters import ImaginationNodeParameters
@@ -141,7 +142,9 @@ class LiveImagination:
         self._prompt = ""
         self._calibration: MonotoneMap | None = None
         self._out_of_memory = 0
-        self.scoring = LiveScoring(engine, memory, values, poses, self._sight)
+        self.scoring = LiveScoring(engine, memory, values, poses, self._sight, self._show,
+                                   output.hindsight)
+        self.rig: VirtualRig | None = None
         self.progress = Progress(following=values().imagination.following)
 
     # Called from other threads.
@@ -173,6 +176,7 @@ class LiveImagination:
         self._take_plan()
         self._take_goal()
         # Scores have deadlines: while candidates are judged nothing is imagined along the plan.
+        self._show_rig()
         imagined = self.scoring.step() or self._imagine()
         sent = self._send_due()
         self._fuse()
@@ -191,6 +195,17 @@ class LiveImagination:
         self.scoring.end_all(Result.NOT_READY, "the node was deactivated")
 
     def _clear(self, everything: bool) -> None:
+    def _show_rig(self) -> None:
+        """The newest observation from another mounting, when that is asked for and due."""
+        if self.rig is None or not self.rig.due(self._references):
+            return
+        try:
+            with self.stages.stage("rig"):
+                self.rig.show(self._references[0], self._memory, self._camera_frame)
+        except TransformUnavailable as error:
+            self._drops.count(f"tf_{error.reason}")
+            self._problems.report("rig", f"rig.relative_to base: {error}")
+
         self._memory.clear()
         self.scoring.interrupt("the memory was cleared")
         self._unfused = None
@@ -200,6 +215,7 @@ class LiveImagination:
             self._end_pass(Result.SUPERSEDED, "time jumped back")
             self.scoring.end_all(Result.SUPERSEDED, "time jumped back")
             self._plan = self._pending_plan = None
+            self.scoring.forget()
             self._arrivals.clear()
             self._output.time_jumped()
             self._output.no_way()
@@ -411,6 +427,10 @@ class LiveImagination:
     def _begin(self, way: CameraTrajectory, camera: PinholeCamera, *, prompt: str,
                goal: PathGoal | None = None, seed: int | None = None) -> None:
         """Start a request; whatever was in work has ended before."""
+    def _show(self, frame: ImaginedFrame) -> int:
+        """Publish a view of a scored candidate; its stamp, ns."""
+        return to_ns(self._output.frame(self._calibrated(frame)).header.stamp)
+
         self._end_pass()
         values = self._values()
         request = ImaginationRequest(

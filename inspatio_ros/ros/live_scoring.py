@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import EmptyPath
-from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.engine import ImaginationEngine, composite
+from inspatio_ros.imagination.request import ImaginedFrame
 from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.planning.candidates import (
     MAX_CANDIDATES,
@@ -22,8 +23,16 @@ from inspatio_ros.planning.candidates import (
     RefusedCandidate,
     require_unique,
 )
-from inspatio_ros.planning.imagining import CandidateViews
-from inspatio_ros.planning.scores import CandidateScorer, Score, Situation, State, ranked
+from inspatio_ros.planning.imagining import CandidateViews, Imagined
+from inspatio_ros.planning.review import CandidateReview, TermReview
+from inspatio_ros.planning.scores import (
+    CandidateScorer,
+    Ranking,
+    Score,
+    Situation,
+    State,
+    ranked,
+)
 from inspatio_ros.ros.camera_poses import CameraPoses
 from inspatio_ros.ros.convert.paths import PathError, read_path
 from inspatio_ros.ros.imagination_parameters import ImaginationNodeParameters
@@ -35,6 +44,9 @@ Array = npt.NDArray[np.float64]
 
 # The robot's speed is that of its newest poses over so long, ns.
 _SPEED_OVER_NS = 200_000_000
+# The base's pose is noted for hindsight this often, s.
+_REVIEW_PERIOD = 0.05
+_VIEW_ERRORS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,16 +68,21 @@ class _Job:
     pieces: Iterator[Score | None] | None = None
     scores: list[Score] = field(default_factory=list)
     interrupted: str = ""
+    situation: Situation | None = None
+    stamp_ns: int = 0
 
 
 class LiveScoring:
     """Goals wait their turn, in order; each is worked on piece by piece. The worker's thread only,
-    but for `put`. sight: what is seen now, None before the first observation.
+    but for `put` and `view_error`. sight: what is seen now, None before the first observation.
+    show: publishes a view of the best candidate and gives its stamp, ns. reviewed: called with
+    each candidate that was driven and judged again.
     """
 
     def __init__(self, engine: ImaginationEngine, memory: WorldMemory,
                  values: Callable[[], ImaginationNodeParameters], poses: CameraPoses,
-                 sight: Callable[[], Sight | None]) -> None:
+                 sight: Callable[[], Sight | None], show: Callable[[ImaginedFrame], int],
+                 reviewed: Callable[[TermReview], None]) -> None:
         self._memory = memory
         self._values = values
         self._poses = poses
@@ -75,6 +92,17 @@ class LiveScoring:
         self.scorer = CandidateScorer(values().footprint.footprint(), scoring.options(),
                                       self._views)
         self._waiting: deque[_Job] = deque()
+        self._show = show
+        self._reviewed = reviewed
+        self.review = CandidateReview(self.scorer)
+        self._made: dict[str, Imagined] = {}
+        self.scorer.on_views = lambda made: self._made.update({made.candidate.id: made})
+        self._view_errors: deque[tuple[int, float]] = deque(maxlen=_VIEW_ERRORS)
+        self._review_due = 0.0
+
+    def view_error(self, frame_stamp_ns: int, error: float) -> None:
+        """What hindsight says of a published frame: mean absolute colour error, of 1."""
+        self._view_errors.append((frame_stamp_ns, error))
 
     def put(self, goal: ScoreGoal) -> tuple[int, str] | None:
         """A goal waits from now on; refused (code, sentence) when too many do."""
@@ -100,9 +128,14 @@ class LiveScoring:
         while self._waiting:
             self._end(self._waiting.popleft(), code, sentence)
 
+    def forget(self) -> None:
+        """Time jumped back: calls and poses that wait to be judged are gone."""
+        self.review.reset()
+
     def step(self) -> bool:
         """One piece of the first goal; whether there was any."""
         if not self._waiting:
+            self._check_later()
             return False
         job = self._waiting[0]
         try:
@@ -200,6 +233,8 @@ class LiveScoring:
             self._views.views = min(max(2, round(longest * message.frame_rate)), 64)
         else:
             self._views.views = scoring.views
+        self._made.clear()
+        job.situation, job.stamp_ns = situation, self._poses.newest_stamp()
         job.pieces = self.scorer.steps(
             candidates, situation, deadline=job.goal.deadline,
             imagine=scoring.imagined if message.imagine else 0,
@@ -222,7 +257,49 @@ class LiveScoring:
         if close is not None:
             close()
         made = job.candidates
-        job.goal.finish(code, sentence, None if made is None else ranked(made, job.scores))
+        ranking = None if made is None else ranked(made, job.scores)
+        if code == Result.NONE and made is not None and ranking is not None \
+                and job.situation is not None:
+            self.review.scored(job.stamp_ns, made, ranking, job.situation)
+            self._show_best(job, ranking)
+        job.goal.finish(code, sentence, ranking)
+
+    def _show_best(self, job: _Job, ranking: Ranking) -> None:
+        """The best candidate's views go out as frames, so that hindsight judges them."""
+        best = self._made.get(ranking.best_id)
+        self._made.clear()
+        if best is None:
+            return
+        for frame in best.frames:
+            stamp_ns = self._show(replace(
+                frame, request_id=job.goal.request_id,
+                image=composite(frame.guide, frame.image)))
+            self.review.shown(stamp_ns, ranking.best_id)
+
+    def _check_later(self) -> None:
+        """Now and then: where the base is, and the calls whose time has passed."""
+        while self._view_errors:
+            self.review.view_error(*self._view_errors.popleft())
+        now = time.monotonic()
+        if now < self._review_due:
+            return
+        self._review_due = now + _REVIEW_PERIOD
+        try:
+            base, stamp_ns = self._poses.current_base(), self._poses.newest_stamp()
+        except TransformUnavailable:
+            return
+        self.review.moved(stamp_ns, base)
+        sight = self._sight() if self.review.due else None
+        if sight is None:
+            return
+        try:
+            mount = self._poses.base_from(sight.camera_frame, sight.references[0].stamp_ns)
+        except TransformUnavailable:
+            return
+        for review in self.review.judge(Situation(
+                self._memory, sight.references, base, mount, sight.camera)):
+            self._reviewed(review)
+        self.scorer.trust = self.review.trust
 
 
 _END = object()

@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
 from rclpy.task import Future
+from std_msgs.msg import Header
 
 from inspatio_ros.action import ScoreCandidates
-from inspatio_ros.msg import CandidateScore
+from inspatio_ros.msg import CandidateHindsight, CandidateScore
+from inspatio_ros.planning.review import TermReview
 from inspatio_ros.planning.scores import Ranking, Score
 from inspatio_ros.planning.terms import TERMS
-from inspatio_ros.ros.convert.stamps import to_duration, to_ns
+from inspatio_ros.ros.convert.stamps import to_duration, to_ns, to_time
 from inspatio_ros.ros.node_base import ExecutorCalls
 
 Result = ScoreCandidates.Result
@@ -34,6 +36,7 @@ class ScoreGoal:
         self._accepted = time.monotonic()
         self._done: set[str] = set()
         self.message: ScoreCandidates.Goal = handle.request
+        self.request_id = bytes(handle.goal_id.uuid)
         seconds = to_ns(self.message.deadline) * 1e-9
         self.deadline = self._accepted + seconds if seconds else None
         self.outcome: Future = Future()
@@ -76,6 +79,19 @@ def score_message(score: Score) -> CandidateScore:
         term_names=list(TERMS), terms=[score.terms[name] for name in TERMS],
         unknown_ratio=score.unknown_ratio, frames_imagined=score.frames_imagined,
         detail=score.detail)
+
+
+def hindsight_message(review: TermReview, world_frame: str) -> CandidateHindsight:
+    """The message of a candidate that was driven and judged again."""
+    def listed(values: Mapping[str, float]) -> list[float]:
+        return [values[name] for name in TERMS]
+
+    end_ns = review.stamp_ns + round(review.duration * 1e9)
+    return CandidateHindsight(
+        header=Header(stamp=to_time(end_ns), frame_id=world_frame), id=review.id,
+        duration=review.duration, deviation=review.deviation, term_names=list(TERMS),
+        predicted=listed(review.predicted), real=listed(review.real), error=listed(review.error),
+        trust=listed(review.trust), judged=review.judged)
 
 
 class ScoreCandidatesServer:

@@ -21,8 +21,9 @@ from tf2_msgs.msg import TFMessage
 from inspatio_ros.action import ScoreCandidates
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
-from inspatio_ros.msg import Candidate, CandidateScore
+from inspatio_ros.msg import Candidate, CandidateHindsight, CandidateScore
 from inspatio_ros.planning.terms import TERMS
+from inspatio_ros.ros import qos
 from inspatio_ros.ros.convert import images
 from inspatio_ros.ros.convert.paths import matrix_to_transform, to_path
 from inspatio_ros.ros.convert.stamps import to_duration, to_ns
@@ -37,6 +38,7 @@ class Cart(TestRobot):
     """Comes along the blocked corridor from -3 m to the origin and stays there."""
 
     x = -3.0
+    limit = 0.0
 
     def send_static(self) -> None:
         mount = TransformStamped(header=self.header(frame="base_link"), child_frame_id=FRAME,
@@ -57,7 +59,7 @@ class Cart(TestRobot):
         self.depth.publish(images.from_array(view.depth, "32FC1", self.header()))
 
     def tick(self, period: float = 0.25) -> None:
-        self.x = min(0.0, self.x + STEP)
+        self.x = min(self.limit, self.x + STEP)
         super().tick(period)
 
 
@@ -310,3 +312,32 @@ def test_before_the_first_image_and_before_activation(bench: Bench, client: Clie
     assert status == GoalStatus.STATUS_ABORTED
     assert result.error_code == Result.NOT_READY
     assert bench.change(Transition.TRANSITION_ACTIVATE)
+
+
+def test_what_was_driven_is_judged_again(bench: Bench, client: Client) -> None:
+    robot = bench.robot
+    assert isinstance(robot, Cart)
+    come_along(bench)
+    reviews: list[CandidateHindsight] = []
+    bench.graph.node.create_subscription(
+        CandidateHindsight, "imagination/candidate_hindsight", reviews.append, qos.STATE_OUTPUT)
+    robot.frames.clear()
+    # At 0.25 m an instant and four instants a second the cart goes on at 1 m/s.
+    status, result = client.ask([message("fast", 1.0), message("slow", 0.2)], imagine=True)
+    assert status == GoalStatus.STATUS_SUCCEEDED
+    best = next(s for s in result.scores if s.id == result.best_id)
+    assert best.frames_imagined >= 8
+    robot.limit, start = 5.0, robot.x
+    robot.drive_until(lambda: reviews and len(robot.frames) >= 8, 40,
+                      "the best candidate's views and the review")
+    assert robot.x > start + 2.0
+    (review,) = reviews
+    assert review.id == "fast"
+    assert review.duration == pytest.approx(4.0, abs=0.3)
+    assert review.deviation < 0.45
+    terms = dict(zip(review.term_names, review.real, strict=True))
+    assert terms["no_collision"] == terms["drivable"] == 1.0
+    assert terms["progress"] == pytest.approx(1.0 / 1.5, abs=0.1)
+    assert list(review.trust) == [1.0] * len(TERMS)
+    assert review.judged == 1
+    robot.limit, robot.x = 0.0, 0.0
