@@ -151,8 +151,8 @@ def busiest(world: World, camera: PinholeCamera, seed: int, seconds: float) -> f
     return max((float(m) for m in moments), key=count)
 
 
-def score_street(seed: int, width: int, frames: int, tallies: dict[float, Tally],
-                 milliseconds: list[float]) -> dict[str, Any]:
+def score_street(seed: int, width: int, frames: int, tallies: dict[float, Tally]
+                 ) -> dict[str, Any]:
     """Drive through one street; what is there to see is added to the tallies."""
     world, empty = street(seed), street(seed, moving=False)
     camera = street_camera(width)
@@ -166,11 +166,8 @@ def score_street(seed: int, width: int, frames: int, tallies: dict[float, Tally]
         observations = [Observation(round(now * 1e9), v.image, v.depth, camera, pose)
                         for v in (view, bare)]
         for group, observation in ((seen, observations[0]), (still, observations[1])):
-            for name, memory in group.items():
-                began = time.perf_counter()
+            for memory in group.values():
                 memory.integrate(observation)
-                if name == "layer" and group is seen:
-                    milliseconds.append(_layer_time(memory, began))
         if number < 6 or number % 3:
             continue
         for horizon, tally in tallies.items():
@@ -188,11 +185,6 @@ def score_street(seed: int, width: int, frames: int, tallies: dict[float, Tally]
     assert layer is not None
     return {"seed": seed, "start_s": round(start, 2),
             "false_things_when_still": sum(t.confirmed for t in layer.tracks)}
-
-
-def _layer_time(memory: WorldMemory, began: float) -> float:
-    """Milliseconds of fusing with the layer; the layer's own are measured apart, see timing."""
-    return 1e3 * (time.perf_counter() - began)
 
 
 def _compare_street(world: World, empty: World, truth: View, moving: list[int],
@@ -358,9 +350,8 @@ def main() -> None:
     result: dict[str, Any] = {"benchmark": "moving", "must_reach": MUST_REACH,
                               "device": {"cores": os.cpu_count(),
                                          "load_before": round(os.getloadavg()[0], 2)}}
-    fused: list[float] = []
     if options.seeds:
-        result["streets"] = [score_street(seed, options.width, options.frames, tallies, fused)
+        result["streets"] = [score_street(seed, options.width, options.frames, tallies)
                              for seed in options.seeds]
     if options.recording:
         result["recording"] = score_recording(options.recording, options.width, options.limit,

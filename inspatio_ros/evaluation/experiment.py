@@ -20,6 +20,7 @@ from inspatio_ros.evaluation.baselines import BASELINES
 from inspatio_ros.evaluation.hindsight import HindsightOptions, Offset
 from inspatio_ros.files.bag_observations import BagTopics
 from inspatio_ros.imagination.backends import BACKENDS, GEOMETRIC
+from inspatio_ros.memory.moving import MovingOptions
 from inspatio_ros.memory.world_memory import MemoryOptions
 
 PROVIDERS = ("auto", "sensor", "stereo", "file", "motion_stereo", *ESTIMATORS)
@@ -283,6 +284,13 @@ def _offset(reader: _Reader, name: str, node: yaml.Node) -> Offset:
     return Offset(values.get("lateral_m", 0.0), math.radians(values.get("yaw_deg", 0.0)))
 
 
+def _moving(reader: _Reader, name: str, node: yaml.Node) -> MovingOptions | None:
+    value = reader.value(node)
+    if not isinstance(value, bool):
+        raise reader.wrong(node, f"{name} must be true or false, got {value!r}")
+    return MovingOptions() if value else None
+
+
 _EXPERIMENT: dict[str, Convert] = {
     "topics": _part(BagTopics(), {item.name: _text for item in fields(BagTopics)}),
     "depth": _part(DepthChoice(), {
@@ -294,7 +302,7 @@ _EXPERIMENT: dict[str, Convert] = {
     "limit": _integer, "methods": _many(_text),
     "memory": _part(MemoryOptions(capacity=2_000_000), {
         "capacity": _integer, "max_age": _number, "max_radius": _number, "voxel_size": _number,
-        "max_depth": _number}),
+        "max_depth": _number, "moving": _moving}),
     "world_frame": _text, "time_offset": _number,
     "networks": _part(NetworkFiles(), {item.name: _path for item in fields(NetworkFiles)}),
     "frames_in_bag": _text,

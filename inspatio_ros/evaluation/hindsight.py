@@ -328,6 +328,10 @@ class _Walk:
         covered = label >= Provenance.MEMORY
         parts = {"covered": covered, "holes": ~covered, "observed": label == Provenance.OBSERVED,
                  "memory": label == Provenance.MEMORY, "imagined": label == Provenance.IMAGINED}
+        if self._memory.moving is not None:
+            moving = frame.guide.moving
+            parts["moving"] = np.zeros(label.shape, np.bool_) if moving is None else moving
+            parts["static"] = ~parts["moving"]
         causes = np.zeros(label.shape, np.uint8)
         if self._options.thorough:
             causes = hole_causes(
@@ -471,7 +475,7 @@ class _Scores:
             for method in order:
                 result = Result(method, horizon, 0, shares["covered"])
                 for part in ("observed", "memory", "disoccluded", "out_of_view", "no_depth",
-                             "other"):
+                             "other", "moving"):
                     setattr(result, f"share_{part}", shares.get(part, math.nan))
                 result.flicker_truth = floor.flicker.value
                 result.camera_floor_score = floor.control.score

@@ -27,7 +27,7 @@ Float = npt.NDArray[np.float32]
 # Parts of a picture that have a PSNR of their own; `all` is the whole, `revisit` the whole of the
 # views of places seen before.
 PARTS = ("all", "covered", "holes", "observed", "memory", "imagined", "disoccluded",
-         "out_of_view", "no_depth", "other", "revisit")
+         "out_of_view", "no_depth", "other", "revisit", "moving", "static")
 # Features of so many pictures at most are kept for a Fréchet distance, 8 kB each.
 _LEAST_FOR_FRECHET, _MOST_FOR_FRECHET = 16, 2048
 
@@ -95,6 +95,9 @@ class Result:
     camera_floor_translation_m: float = math.nan
     revisit_frames: int = 0
     psnr_revisit: float = math.nan
+    psnr_moving: float = math.nan
+    psnr_static: float = math.nan
+    share_moving: float = math.nan
 
 
 class Mean:

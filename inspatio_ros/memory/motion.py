@@ -159,10 +159,11 @@ class MotionSegmenter:
         kernels.expect(now.depth, rays, before_from_now[:3].astype(np.float32), intrinsics,
                        places, expected, parallax)
         tolerance = _tolerance(before.depth, places, expected)
-        warped = cv2.remap(before.gray, places, None, cv2.INTER_LINEAR,
-                           borderMode=cv2.BORDER_REPLICATE)
-        flow = self._flow.calc(now.gray, warped, None)
-        flow = self._without_shift(flow, expected)
+        warped = np.asarray(cv2.remap(before.gray, places[..., 0], places[..., 1],
+                                      cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+        # The stubs do not know that no first guess may be given.
+        found = self._flow.calc(now.gray, warped, None)  # type: ignore[call-overload]
+        flow = self._without_shift(np.asarray(found, np.float32), expected)
         smooth = cv2.blur(now.gray, (3, 3)).astype(np.float32)
         smooth_warped = cv2.blur(warped, (3, 3)).astype(np.float32)
         slope = np.hypot(cv2.Sobel(now.gray, cv2.CV_32F, 1, 0, scale=1 / 8),

@@ -515,7 +515,7 @@ def _patch(observation: Observation, look: Look, chosen: Mask, points: Array) ->
     if inside.shape != depth.shape:
         size = (right - left, bottom - top)
         inside = cv2.resize(inside.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0
-        near = cv2.resize(near, size, interpolation=cv2.INTER_NEAREST)
+        near = np.asarray(cv2.resize(near, size, interpolation=cv2.INTER_NEAREST), np.float32)
     # Gaps that the look has closed stay closed here.
     depth = np.where(depth > 0, depth, near)
     depth[~inside] = np.nan

@@ -8,14 +8,19 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inspatio_ros.evaluation.experiment import ExperimentError, load_experiment
+from inspatio_ros.evaluation.hindsight import HindsightOptions, evaluate
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.memory.moving import Detection, MovingLayer, MovingOptions
 from inspatio_ros.memory.rolling_cloud import RollingCloud
 from inspatio_ros.memory.tracks import Patch, Track, new_track, rotation_about
@@ -370,7 +375,7 @@ def test_a_street_s_traffic(seed: int) -> None:
 
 
 def test_the_benchmark_counts_both_sides() -> None:
-    """A small slice of it, as a program: both memories, all horizons, nothing changed when still."""
+    """A small slice of it, as a program: both memories, all horizons, still streets unchanged."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "moving.py"), "--seeds", "0", "--width", "208",
          "--frames", "7"], capture_output=True, text=True, timeout=280, check=True)
@@ -381,3 +386,27 @@ def test_the_benchmark_counts_both_sides() -> None:
         assert row["ghost_pixels"]["layer"] <= row["ghost_pixels"]["everything"]
         assert abs(row["still_psnr"]["change"]) <= 0.05
     assert found["streets"][0]["false_things_when_still"] == 0
+
+
+def test_hindsight_scores_what_moves_apart() -> None:
+    world = scene(crossing(2.0))
+    observations = [look(world, 0.1 * number)[0] for number in range(24)]
+    report = evaluate(
+        "crossing", observations, ImaginationEngine(GeometricFiller()),
+        HindsightOptions(horizons=(0.5,), stride=4, warm_up=13, width=CAMERA.width,
+                         methods=("last_frame",)),
+        memory=MemoryOptions(capacity=300_000, voxel_size=0.05, moving=MovingOptions(up=UP)))
+    ours = next(r for r in report.results if r.method == "geometric")
+    last = next(r for r in report.results if r.method == "last_frame")
+    assert 0.02 < ours.share_moving < 0.3
+    assert ours.psnr_moving > last.psnr_moving + 3.0
+    assert math.isfinite(ours.psnr_static)
+
+
+def test_an_experiment_asks_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "street.yaml"
+    file.write_text("memory: {moving: true}\n")
+    assert load_experiment(file).memory.moving == MovingOptions()
+    file.write_text("memory: {moving: 3}\n")
+    with pytest.raises(ExperimentError, match=r"line 1: memory.moving must be true or false"):
+        load_experiment(file)
