@@ -4,10 +4,12 @@
     python benchmarks/scenes.py [RECORDING] [--last 80] [--every 8] [--preset geometric]
 
 A recording with measured depth: every n-th of its last frames is the input of a scene. The truth
-is the surface fused from all of those frames. F-scores at --distance m of the scene's mesh and of the
-mesh fused from the input frames alone, against it. Then the analytic room: the same with its exact
-depth, and the F-score of what was observed. At last a full turn in place from a single view:
-PSNR against the truth of its first and its last picture.
+is the surface fused from all of those frames. F-scores at --distance m of the scene's mesh and of
+the mesh fused from the input frames alone, against it. Only points that the recording can judge
+count for the precision: those that some frame of it looks at, before or on what it measured; what
+lies outside its pictures or hidden in all of them is neither right nor wrong. Then the analytic
+room: the same with its exact depth, and the F-score of what was observed. At last a full turn in
+place from a single view: PSNR against the truth of its first and its last picture.
 """
 
 from __future__ import annotations
@@ -60,18 +62,37 @@ def measure(name: str, everything: Sequence[Observation], every: int,
         for trust in options.trusts:
             observed, whole = fuse_scene(chosen, surfaces, options.voxel, options.max_depth,
                                          trust)
-            figures["input_alone"] = _score(observed, truth, options.distance)
+            figures["input_alone"] = _score(observed, truth, everything, options.distance)
+            imagined = whole.sampled(options.voxel, label=Provenance.IMAGINED)
+            judged = judgeable(imagined, everything, options.distance)
             figures[f"scene_trust_{trust:g}"] = {
-                **_score(whole, truth, options.distance),
+                **_score(whole, truth, everything, options.distance),
+                "imagined_judged": round(float(judged.mean()) if len(judged) else 0.0, 4),
                 "imagined_precision": round(f_score(
-                    whole.sampled(options.voxel, label=Provenance.IMAGINED), truth,
-                    options.distance)["precision"], 4)}
+                    imagined[judged], truth, options.distance)["precision"], 4)}
     return figures
 
 
-def _score(mesh: FusedMesh, truth: np.ndarray, distance: float) -> dict[str, float]:
-    found = f_score(mesh.sampled(0.02), truth, distance)
+def _score(mesh: FusedMesh, truth: np.ndarray, views: Sequence[Observation],
+           distance: float) -> dict[str, float]:
+    points = mesh.sampled(0.02)
+    found = f_score(points[judgeable(points, views, distance)], truth, distance)
     return {name: round(value, 4) for name, value in found.items()}
+
+
+def judgeable(points: np.ndarray, views: Sequence[Observation], distance: float) -> np.ndarray:
+    """Which points [P, 3] some view looks at, before or on what it measured, bool [P]."""
+    judged = np.zeros(len(points), np.bool_)
+    for view in views:
+        pixels, z = view.camera.project(
+            rigid.transform_points(rigid.invert(view.world_from_camera), points))
+        with np.errstate(invalid="ignore"):
+            inside = ((z > 0) & (pixels >= -0.5).all(-1)
+                      & (pixels < np.array(view.camera.size) - 0.5).all(-1))
+        at = np.rint(pixels[inside]).astype(np.int64).clip(0, np.array(view.camera.size) - 1)
+        measured = view.depth[at[:, 1], at[:, 0]]
+        judged[np.flatnonzero(inside)[z[inside] <= measured + distance]] = True
+    return judged
 
 
 def room_views(count: int, width: int) -> list[Observation]:
@@ -130,7 +151,7 @@ def run(options: argparse.Namespace) -> dict[str, object]:
     found["room"] = measure("room", views, options.every, options, ())
     exact = np.concatenate([rigid.transform_points(
         o.world_from_camera, o.camera.unproject(o.depth)[o.depth > 0]) for o in views[::4]])
-    found["room_observed"] = _score(fuse(views, options.voxel, options.max_depth), exact,
+    found["room_observed"] = _score(fuse(views, options.voxel, options.max_depth), exact, views,
                                     options.distance)
     found["full_turn"] = full_turn(options)
     return found

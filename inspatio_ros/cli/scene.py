@@ -10,6 +10,7 @@ from pathlib import Path
 from inspatio_ros.depth.estimator import EstimatorError
 from inspatio_ros.files.bag_observations import BagOptions
 from inspatio_ros.imagination.backends import AUTO, BACKENDS, BackendOptions
+from inspatio_ros.imagination.long_rollouts import LongRollout
 from inspatio_ros.imagination.request import OUTPUT_MODES
 from inspatio_ros.pipeline.depths import DEPTHS
 from inspatio_ros.pipeline.geometry import GeometryOptions
@@ -44,6 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default=AUTO, choices=BACKENDS, help="what fills the holes")
     add("--weights", type=Path, help="folder of the preset's weights")
     add("--device", default="", help="torch's name, like cuda:0 or cpu")
+    add("--reanchor", type=float, default=0.0, metavar="SHARE",
+        help="hold the model's history to the source's statistics, 0 to 1")
+    add("--keyframes", type=int, default=0, metavar="N",
+        help="older blocks that a model is shown again where the camera comes back")
     add("--mode", default="composite", choices=OUTPUT_MODES)
     add("--prompt", default="")
     add("--seed", type=int, default=0)
@@ -89,7 +94,8 @@ def scene_options(args: argparse.Namespace) -> SceneOptions:
             geometry=GeometryOptions(size=(args.width, 0), field_of_view=math.radians(args.fov),
                                      reading=reading)),
         backend=BackendOptions(args.preset, str(args.weights or ""), args.device,
-                               seed=args.seed),
+                               seed=args.seed,
+                               long_rollout=LongRollout(args.reanchor, args.keyframes)),
         clips=tuple(args.clips), wander=args.wander, voxel_size=args.voxel,
         max_depth=args.max_depth, clearance=args.clearance, seed=args.seed, prompt=args.prompt,
         mode=args.mode, imagined_depth=args.imagined_depth, splats=args.splats)

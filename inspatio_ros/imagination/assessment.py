@@ -3,13 +3,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
+from inspatio_ros.memory.guide import Guide
 from inspatio_ros.sensing.observation import Provenance
 
 Array = npt.NDArray[np.float64]
+Image = npt.NDArray[np.uint8]
+
+# From these deviations on, in this many blocks one after the other, a roll-out is drifting: of
+# mean colour (of 255), of the logarithms of contrast and of sharpness.
+DRIFT_COLOR, DRIFT_CONTRAST, DRIFT_SHARPNESS, DRIFT_BLOCKS = 12.0, 0.35, 0.7, 2
+_LEAST_PIXELS = 200
 
 
 def provenance_ratios(provenance: npt.NDArray[np.uint8]) -> dict[Provenance, float]:
@@ -39,3 +50,73 @@ def extrapolation(
     angles = rigid.rotation_angle(step)
     nearest = int(np.argmin(distances + angles))
     return float(distances[nearest]), float(angles[nearest])
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a block's pictures have moved from what geometry knows of them.
+
+    color: mean absolute difference of the three channels' means, of 255; contrast, sharpness:
+    logarithms of the ratios of spread and of gradients, 0 for none. NaN where too little is known.
+    """
+
+    color: float
+    contrast: float
+    sharpness: float
+
+    @property
+    def far(self) -> bool:
+        """Whether any of the three is beyond its limit."""
+        return (self.color > DRIFT_COLOR or abs(self.contrast) > DRIFT_CONTRAST
+                or abs(self.sharpness) > DRIFT_SHARPNESS)
+
+
+class DriftMonitor:
+    """Watches a roll-out for drift, block by block.
+
+    A backend's own pictures are compared with the guide on the pixels that measured geometry
+    backs: there they should show the same. Composite pictures show the guide itself there, so it
+    is the backend's picture that must be given.
+    """
+
+    def __init__(self) -> None:
+        self.blocks: list[Drift] = []
+        self._in_a_row = 0
+
+    @property
+    def drifting(self) -> bool:
+        """Whether the last blocks were all far off."""
+        return self._in_a_row >= DRIFT_BLOCKS
+
+    def add(self, pictures: Sequence[Image], guides: Sequence[Guide]) -> Drift:
+        """Take in a block: pictures uint8 [H, W, 3] and the guides that they were made from."""
+        shown, known, edges, true_edges = [], [], [], []
+        for picture, guide in zip(pictures, guides, strict=True):
+            backed = guide.provenance >= Provenance.MEMORY
+            if np.count_nonzero(backed) < _LEAST_PIXELS:
+                continue
+            shown.append(picture[backed].astype(np.float64))
+            known.append(guide.image[backed].astype(np.float64))
+            # Borders of holes are no edges of the picture.
+            inner = backed[:-1, :-1] & backed[1:, :-1] & backed[:-1, 1:]
+            edges.append(_gradients(picture)[inner])
+            true_edges.append(_gradients(guide.image)[inner])
+        if not shown:
+            drift = Drift(math.nan, math.nan, math.nan)
+        else:
+            a, b = np.concatenate(shown), np.concatenate(known)
+            drift = Drift(
+                float(np.abs(a.mean(0) - b.mean(0)).mean()), _log_ratio(a.std(), b.std()),
+                _log_ratio(np.concatenate(edges).mean(), np.concatenate(true_edges).mean()))
+        self._in_a_row = self._in_a_row + 1 if drift.far else 0
+        self.blocks.append(drift)
+        return drift
+
+
+def _gradients(image: Image) -> Array:
+    grey = image.astype(np.float64).mean(2)
+    return np.asarray(np.hypot(grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]))
+
+
+def _log_ratio(a: float, b: float) -> float:
+    return math.log(max(float(a), 1e-3) / max(float(b), 1e-3))

@@ -14,6 +14,7 @@ from inspatio_ros.imagination.denoiser import BlockDenoiser
 from inspatio_ros.imagination.engine import Backend
 from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.generator import GeneratorBackend, steps_of
+from inspatio_ros.imagination.long_rollouts import LongRollout
 from inspatio_ros.model.branches import Branches, load_branches
 from inspatio_ros.model.checkpoints import load_checkpoint
 from inspatio_ros.model.config import ModelError
@@ -53,7 +54,8 @@ class BackendOptions:
     device, else the CPU. steps: listed denoising steps, empty for the model's own. step_count:
     instead, that many of the model's own (0: all). full_vae: the Wan VAE instead of the tiny
     autoencoder. compile, cuda_graph: see BlockDenoiser. seed: of random weights. branches: use the
-    branches that lie beside the model's weights (`model/branches.py`). parts: files of
+    branches that lie beside the model's weights (`model/branches.py`). long_rollout: what keeps
+    many blocks of a model from drifting. parts: files of
     the public model that lie elsewhere than in its folder, by the names of `checkpoints.PARTS`.
     """
 
@@ -67,6 +69,7 @@ class BackendOptions:
     cuda_graph: bool = False
     seed: int = 0
     branches: bool = True
+    long_rollout: LongRollout = LongRollout()
     parts: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -135,7 +138,8 @@ def _public(options: BackendOptions) -> GeneratorBackend:
     branches = _branches(Path(options.weights), loaded.generator, options)
     return GeneratorBackend(PUBLIC, _denoiser(loaded.generator, options, branches),
                             loaded.codec.eval(), loaded.text, fixed_size=True,
-                            digest=loaded.digests["generator"])
+                            digest=loaded.digests["generator"],
+                            long_rollout=options.long_rollout)
 
 
 def _small(name: str, options: BackendOptions) -> GeneratorBackend:
@@ -163,7 +167,7 @@ def _small(name: str, options: BackendOptions) -> GeneratorBackend:
     digest = "" if folder is None else file_digest(folder / TRANSFORMER_FILE)
     return GeneratorBackend(name, _denoiser(model, options, branches), codec.eval(),
                             ConstantText(config.text_len, config.text_dim), fixed_size=False,
-                            finisher=finisher, digest=digest)
+                            finisher=finisher, digest=digest, long_rollout=options.long_rollout)
 
 
 def _random(seed: int) -> tuple[CausalTransformer, SmallCodec, Finisher]:

@@ -21,6 +21,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
 from inspatio_ros.imagination.denoiser import BlockDenoiser
 from inspatio_ros.imagination.filler import GeometricFiller, GeometricSession
+from inspatio_ros.imagination.long_rollouts import LongRollout, RolloutHistory
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.imagination.retrieved import (
     ViewReader,
@@ -54,6 +55,7 @@ class GeneratorBackend:
     does; otherwise at the size of about as many pixels that fits the request's aspect.
     digest: SHA-256 of the transformer's file, for those who are told what made a picture.
     finisher: of a model that has one (`ModelConfig.finished`), which also fills its render.
+    long_rollout: what keeps many blocks from drifting; may be set between requests.
     Raises ModelError when the parts do not belong together.
     """
 
@@ -67,7 +69,9 @@ class GeneratorBackend:
         fixed_size: bool,
         finisher: Finisher | None = None,
         digest: str = "",
+        long_rollout: LongRollout | None = None,
     ) -> None:
+        self.long_rollout = long_rollout or LongRollout()
         config = denoiser.config
         if (codec.latent_channels, codec.spatial_stride, codec.temporal_stride,
                 codec.first_frames) != (config.latent_channels, config.spatial_stride,
@@ -213,6 +217,7 @@ class GeneratorSession:
             _Lane(request, backend.codec, device, backend.config.fill_render)
             for request in requests]
         self._blocks = 0
+        self._past = RolloutHistory(backend.long_rollout)
         self._history: Tensor | None = None
         self._source: tuple[tuple[Observation, ...], Tensor] | None = None
         self._source_stream = backend.codec.encoder_state()
@@ -262,12 +267,13 @@ class GeneratorSession:
                 mask = torch.cat([s.mask for s in shown])
             encoded = time.perf_counter()
             views, rays = self._branch_inputs(guides)
+            self._history = self._past.choose(self._pose_of(self._next_frame + frames // 2))
             latents = self._denoise(source, render, mask, views, rays)
             denoised = time.perf_counter()
             self._pending = [self._decode(lane, latents[k:k + 1], shown[k])
                              for k, lane in enumerate(self._lanes)]
             self._done = _recorded_event(self._device)
-        self._history = latents
+            self._past.add(latents, source, self._pose_of(self._next_frame + frames // 2))
         self._blocks += 1
         self._next_frame += frames
         self.stage_times = {"encode": encoded - start, "denoise": denoised - encoded,
@@ -288,7 +294,12 @@ class GeneratorSession:
     def close(self) -> None:
         """Forget the request."""
         self._history = self._source = None
+        self._past.reset()
         self._lanes = []
+
+    def _pose_of(self, number: int) -> npt.NDArray[np.float64]:
+        way = self._ways[0]
+        return np.asarray(way[min(number, len(way) - 1)])
 
     @contextmanager
     def _aside(self) -> Iterator[None]:

@@ -185,7 +185,8 @@ def _gaps_in_surfaces(depth: Float, away: Float) -> Mask:
     near surface and a far one: what it hides lies behind the near one.
     """
     known = depth > 0
-    count, labels = cv2.connectedComponents((~known).astype(np.uint8), connectivity=4)
+    count, found = cv2.connectedComponents((~known).astype(np.uint8), connectivity=4)
+    labels = np.asarray(found, np.int64)
     deepest = np.zeros(count, np.float32)
     np.maximum.at(deepest, labels.reshape(-1), away.reshape(-1).astype(np.float32))
     border = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])

@@ -137,7 +137,8 @@ class _Scene:
         self.key = fingerprint({
             "input": source.digest, "kind": source.kind, "reading": asdict(options.reading),
             "backend": [self._backend_name, options.backend.weights, options.backend.steps,
-                        options.backend.step_count], "clips": options.clips,
+                        options.backend.step_count, asdict(options.backend.long_rollout)],
+            "clips": options.clips,
             "wander": options.wander, "voxel_size": options.voxel_size, "seed": options.seed,
             "max_depth": options.max_depth, "clearance": options.clearance,
             "prompt": options.prompt, "mode": options.mode,

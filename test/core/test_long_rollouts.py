@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long roll-outs: statistics held to the source, older blocks recalled, drift noticed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from inspatio_ros.geometry import rigid
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.assessment import DriftMonitor
+from inspatio_ros.imagination.denoiser import BlockDenoiser
+from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.generator import GeneratorBackend
+from inspatio_ros.imagination.long_rollouts import LongRollout, RolloutHistory, reanchored
+from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.memory.guide import Guide
+from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
+from inspatio_ros.model.presets import TINY
+from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
+from inspatio_ros.model.text_encoder import ConstantText
+from inspatio_ros.model.transformer import CausalTransformer
+from inspatio_ros.sensing.observation import Observation, Provenance
+
+WIDE = PinholeCamera(96, 64, 80.0, 80.0, 47.5, 31.5)
+SMALL = replace(TINY, dim=64, ffn_dim=128, num_heads=2, num_layers=2, height=64, width=96)
+
+
+def latents(mean: float, spread: float, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return mean + spread * torch.randn(1, 3, 4, 6, 8, generator=generator)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_statistics_move_to_the_source(share: float) -> None:
+    drifted, source = latents(3.0, 1.5), latents(0.0, 1.0, 1)
+    moved = reanchored(drifted, source, share)
+    expected = drifted.mean() * (1 - share) + source.mean() * share
+    assert float(moved.mean()) == pytest.approx(float(expected), abs=0.01)
+    assert float(moved.std()) == pytest.approx(1.5 - 0.5 * share, abs=0.06)
+    # The picture itself stays: every channel is only stretched and shifted.
+    flat, before = moved[0, :, 0].flatten(), drifted[0, :, 0].flatten()
+    assert float(torch.corrcoef(torch.stack([flat, before]))[0, 1]) > 0.999
+
+
+def test_a_plain_source_does_not_flatten_a_rich_picture() -> None:
+    moved = reanchored(latents(0.0, 1.0), latents(0.0, 0.01, 1), 1.0)
+    assert float(moved.std()) > 0.45
+
+
+def at(x: float) -> np.ndarray:
+    return rigid.from_rotation(np.eye(3), (x, 0, 0))
+
+
+def test_an_older_block_is_recalled_when_the_camera_comes_back() -> None:
+    history = RolloutHistory(LongRollout(keyframes=4))
+    assert history.choose(at(0)) is None
+    for number in range(6):
+        history.add(latents(float(number), 0.0), latents(0, 1), at(float(number)))
+        newest = history.choose(at(float(number) + 1.0))
+        assert newest is not None
+        assert float(newest.mean()) == pytest.approx(number)
+    back = history.choose(at(1.0))
+    assert back is not None
+    assert float(back.mean()) < 3
+    assert history.recalled == 1
+
+
+def test_history_is_bounded_and_without_keyframes_the_last_block() -> None:
+    history, plain = RolloutHistory(LongRollout(keyframes=5)), RolloutHistory(LongRollout())
+    for number in range(300):
+        for one in (history, plain):
+            one.add(latents(float(number), 1.0), latents(0, 1), at(0.1 * number))
+    one_block = latents(0, 1).numel() * 4
+    assert history.nbytes <= 6 * one_block
+    assert plain.nbytes == one_block
+    back = plain.choose(at(0.0))
+    assert back is not None
+    assert torch.equal(back, latents(299.0, 1.0))
+
+
+@pytest.mark.parametrize("values", [{"reanchor": 1.5}, {"reanchor": -0.1}, {"keyframes": -1}])
+def test_values_out_of_range_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="reanchor|keyframes"):
+        LongRollout(**values)  # type: ignore[arg-type]
+
+
+class Watched(BlockDenoiser):
+    """Notes what each block is shown as history and what it makes."""
+
+    def __init__(self, model: CausalTransformer) -> None:
+        super().__init__(model)
+        self.shown: list[torch.Tensor | None] = []
+        self.made: list[torch.Tensor] = []
+        self.sources: list[torch.Tensor] = []
+
+    def block(self, reference: Any, history: Any, *rest: Any, **more: Any) -> torch.Tensor:
+        made = super().block(reference, history, *rest, **more)
+        self.shown.append(history)
+        self.sources.append(reference)
+        self.made.append(made)
+        return made
+
+
+def rollout(options: LongRollout) -> Watched:
+    """Out and back with a small model of random weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        denoiser = Watched(CausalTransformer(SMALL).prepare_for_inference())
+        codec = SmallCodec(SmallCodecConfig(frame_width=16, group_width=16)).eval()
+    backend = GeneratorBackend("small", denoiser, codec,
+                               ConstantText(SMALL.text_len, SMALL.text_dim), fixed_size=False,
+                               long_rollout=options)
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3)).astype(np.uint8)
+    seen = Observation(0, image, np.full((64, 96), 2.0, np.float32), WIDE, np.eye(4))
+    there = [at(0.1 * i) for i in range(2 * SMALL.block_frames)]
+    way = CameraTrajectory.from_poses(np.array(there + there[::-1]), 12.0)
+    memory = WorldMemory(MemoryOptions(capacity=20_000))
+    memory.integrate(seen)
+    for _ in ImaginationEngine(backend).imagine(
+            ImaginationRequest(WIDE, way, (seen,), mode="model"), memory):
+        pass
+    backend.close()
+    return denoiser
+
+
+def test_without_options_the_history_is_the_block_before() -> None:
+    run = rollout(LongRollout())
+    assert len(run.made) == 4
+    assert run.shown[0] is None
+    for history, before in zip(run.shown[1:], run.made, strict=False):
+        assert history is not None
+        assert torch.equal(history, before)
+
+
+def test_the_history_is_re_anchored_when_asked() -> None:
+    run = rollout(LongRollout(reanchor=0.7))
+    for history, before, source in zip(run.shown[1:], run.made, run.sources, strict=False):
+        assert history is not None
+        assert torch.equal(history, reanchored(before, source, 0.7))
+        assert not torch.equal(history, before)
+
+
+def test_coming_back_shows_the_older_block() -> None:
+    run = rollout(LongRollout(keyframes=8))
+    assert run.shown[1] is not None
+    assert torch.equal(run.shown[1], run.made[0])
+    # The last block looks again at where the first one was.
+    assert run.shown[3] is not None
+    assert torch.equal(run.shown[3], run.made[0])
+
+
+def guide() -> Guide:
+    rng = np.random.default_rng(1)
+    image = rng.integers(60, 180, (48, 64, 3)).astype(np.uint8)
+    labels = np.full((48, 64), Provenance.MEMORY, np.uint8)
+    labels[:, 40:] = Provenance.UNKNOWN
+    return Guide(image, np.ones((48, 64), np.float32), labels)
+
+
+@pytest.mark.parametrize(("change", "drifts"), [
+    (lambda image: image, False),
+    (lambda image: np.clip(image.astype(int) + 20, 0, 255), True),
+    (lambda image: 120 + (image.astype(float) - 120) * 0.5, True),
+    (lambda image: np.where(np.arange(64)[None, :, None] >= 40, 0, image), False),
+])
+def test_drift_is_noticed_after_two_blocks(change: object, drifts: bool) -> None:
+    assert callable(change)
+    monitor, known = DriftMonitor(), guide()
+    picture = np.asarray(change(known.image)).astype(np.uint8)
+    monitor.add([picture], [known])
+    assert not monitor.drifting
+    monitor.add([picture], [known])
+    assert monitor.drifting == drifts
+    monitor.add([known.image], [known])
+    assert not monitor.drifting
+    assert len(monitor.blocks) == 3
+
+
+def test_nothing_is_said_where_nothing_is_known() -> None:
+    known = guide()
+    blind = Guide(known.image, known.depth, np.zeros((48, 64), np.uint8))
+    drift = DriftMonitor().add([known.image], [blind])
+    assert np.isnan(drift.color)
+    assert not drift.far
