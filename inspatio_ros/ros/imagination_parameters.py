@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inspatio_ros.ros.parameters import group, param
+from inspatio_ros.ros.rig_parameters import RigParameters
 from inspatio_ros.ros.scoring_parameters import FootprintParameters, ScoringParameters
 
 # The backends by name, equal to imagination.backends.BACKENDS: importing those loads torch, which
@@ -102,6 +103,12 @@ class MemoryParameters:
                               minimum=0.5, maximum=1e5)
     voxel_size: float = param(0.02, "One point is held per cube of this edge", unit="m",
                               minimum=0.001, maximum=10.0)
+    keep_imagined: bool = param(
+        False, "Keep what is imagined as points of the lowest rank, so that it is there again when "
+        "the imagined camera comes back; whatever is seen overrides it, and it stays imagined")
+    imagined_capacity: int = param(
+        1_000_000, "Imagined points held at most", unit="points", minimum=1_000,
+        maximum=100_000_000)
 
 
 @dataclass(frozen=True)
@@ -253,4 +260,5 @@ class ImaginationNodeParameters:
     output: OutputParameters = group(OutputParameters)
     footprint: FootprintParameters = group(FootprintParameters)
     scoring: ScoringParameters = group(ScoringParameters)
+    rig: RigParameters = group(RigParameters)
     diagnostics: DiagnosticsParameters = group(DiagnosticsParameters)
