@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -12,6 +16,7 @@ from inspatio_ros.memory.stereo_memory import StereoOptions
 from inspatio_ros.memory.view_bank import BankOptions
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
+from support.data import ROOT
 
 CAMERA = PinholeCamera(96, 72, 80.0, 80.0, 47.5, 35.5)
 # So short that the cloud has forgotten what was seen a second ago; the bank has not.
@@ -168,3 +173,16 @@ def test_bytes_are_flat_and_clearing_forgets() -> None:
 def test_views_must_be_asked_for() -> None:
     with pytest.raises(ValueError, match="views 0"):
         StereoOptions(views=0)
+
+
+def test_benchmark_tells_what_each_memory_adds() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "memories.py"),
+         str(ROOT / "samples" / "office"), "--limit", "15", "--stride", "5", "--reach", "0.8",
+         "--width", "48", "--max-age", "0.5"],
+        capture_output=True, text=True, check=True, timeout=300)
+    result = json.loads(done.stdout)[0]
+    assert result["bank_views"] >= 1
+    for way in ("ahead", "back"):
+        assert result[way]["frames"] > 0
+        assert result[way]["stereo_memory"]["backed"] >= result[way]["seen"]["backed"]
