@@ -18,6 +18,7 @@ from inspatio_ros.scene.inputs import InputOptions
 from inspatio_ros.scene.reconstruct import ReconstructionError, open3d
 from inspatio_ros.scene.run import CARRIED, ESTIMATED, SceneOptions, make_scene
 from inspatio_ros.scene.schedule import KINDS
+from inspatio_ros.scene.splats import require_gsplat
 
 RECORDED = ("sensor", "stereo")
 
@@ -69,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     """0 when the scene is there."""
     try:
         open3d()  # before minutes of imagination
+        if args.splats:
+            require_gsplat()
         result = make_scene(args.input, args.out, scene_options(args),
                             lambda text: print(text, flush=True))
     except (EstimatorError, ReconstructionError) as error:
