@@ -41,6 +41,7 @@ from inspatio_ros.ros.node_base import ExecutorCalls, ManagedNode, run
 from inspatio_ros.ros.plans import PendingPlan
 from inspatio_ros.ros.score_candidates_server import ScoreCandidatesServer, ScoreGoal
 from inspatio_ros.ros.transforms import TransformListener, TransformTree
+from inspatio_ros.ros.virtual_rig import VirtualRig
 from inspatio_ros.runtime.worker import Worker
 from inspatio_ros.sensing.gating import BackwardJumpDetector
 from inspatio_ros.srv import SetPrompt
@@ -74,6 +75,7 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         self.camera: CameraInput | None = None
         self.live: LiveImagination | None = None
         self.output: ImaginationOutput | None = None
+        self.rig: VirtualRig | None = None
         self._worker: Worker | None = None
         self._listener: TransformListener | None = None
         self._detections_type: type | None = None
@@ -111,6 +113,9 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         self.engine = self.make_engine()
         self.memory = self.make_memory()
         self.output = ImaginationOutput(self, lambda: self.values, self.safe_publish)
+        if values.rig.enabled:
+            self.rig = VirtualRig(self, lambda: self.values, self.safe_publish,
+                                  self.poses.base_from)
         # Listening from now on, so that transforms are there when the first image comes.
         self._listener = TransformListener(self, self.tree)
         self.get_logger().info(f"backend: {self.engine.backend.name} "
@@ -136,7 +141,8 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
                                bank.views, bank.match_exposure) if bank.enabled else None
         return WorldMemory(MemoryOptions(
             capacity=memory.capacity, max_age=memory.max_age, max_radius=memory.max_radius,
-            voxel_size=memory.voxel_size, stereo=stereo, moving=self._moving_options()))
+            voxel_size=memory.voxel_size, stereo=stereo, moving=self._moving_options(),
+            keep_imagined=memory.keep_imagined, imagined_capacity=memory.imagined_capacity))
 
     def _moving_options(self) -> MovingOptions | None:
         """Of the layer of things that move; the world's z is up (REP 103)."""
@@ -161,6 +167,7 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
             self.engine, self.memory, lambda: self.values, self.camera, self.poses,
             self.output, self.drops, self.problems, self._now_ns, self._report_fault,
             self.get_logger().info)
+        self.live.rig = self.rig
         self._worker = Worker(self.live.step, self._worker_failed, name="imagination_worker",
                               idle_timeout=_IDLE_TIMEOUT)
         self._subscribe()
@@ -172,6 +179,8 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
             Path, "plan", self._plan, qos.PLAN_INPUT, raw=True)]
         self._subscriptions_made.append(self.create_subscription(
             ErrorCalibration, "hindsight/calibration", self._calibration, qos.LATCHED))
+        self._subscriptions_made.append(self.create_subscription(
+            HindsightScore, "hindsight/score", self._view_score, qos.STATE_OUTPUT))
         if self._detections_type is not None:
             self._subscriptions_made.append(self.create_subscription(
                 self._detections_type, "detections", self._detected,
@@ -179,8 +188,6 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         if Trajectory is not None:
             self._subscriptions_made.append(self.create_subscription(
                 Trajectory, "trajectory", self._trajectory, qos.PLAN_INPUT))
-        self._subscriptions_made.append(self.create_subscription(
-            HindsightScore, "hindsight/score", self._view_score, qos.STATE_OUTPUT))
         if self.values.transforms.source == "odometry":
             self._odometry = qos.FollowingSubscription(
                 self, Odometry, "odom", self._odometry_pose, qos.ODOMETRY_DEPTH)
@@ -215,10 +222,10 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
     def release(self) -> None:
         """Stop and free everything `configure` and `activate` made."""
         self.deactivate()
-        for made in (self.output, self._listener):
+        for made in (self.output, self.rig, self._listener):
             if made is not None:
                 made.destroy()
-        self.output = self._listener = None
+        self.output = self.rig = self._listener = None
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.close()
@@ -249,6 +256,10 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
         if self.live is not None:
             self.live.set_calibration(learnt)
 
+    def _view_score(self, message: HindsightScore) -> None:
+        if self.live is not None:
+            self.live.scoring.view_error(to_ns(message.frame_stamp), message.error)
+
     def _odometry_pose(self, message: Odometry) -> None:
         if self._odometry_jump.jumped(to_ns(message.header.stamp)):
             self._time_jumped("odometry")
@@ -256,10 +267,6 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
             self.poses.add_odometry(message, "odom")
         except ValueError as error:
             self.drops.count("odometry_refused")
-    def _view_score(self, message: HindsightScore) -> None:
-        if self.live is not None:
-            self.live.scoring.view_error(to_ns(message.frame_stamp), message.error)
-
             self.problems.report("odometry", str(error))
 
     def _image_stamp(self, stamp_ns: int) -> None:

@@ -47,6 +47,7 @@ from inspatio_ros.ros.live_scoring import LiveScoring, Sight
 from inspatio_ros.ros.observations import InputRejected, ObservationDecoder
 from inspatio_ros.ros.plans import PendingPlan, Plan, way_of_camera
 from inspatio_ros.ros.transforms import TransformUnavailable
+from inspatio_ros.ros.virtual_rig import VirtualRig
 from inspatio_ros.runtime.latest import LatestSlot
 from inspatio_ros.runtime.stages import StageTimer
 from inspatio_ros.sensing.gating import FuseGate
@@ -175,8 +176,8 @@ class LiveImagination:
         self._take_detections()
         self._take_plan()
         self._take_goal()
-        # Scores have deadlines: while candidates are judged nothing is imagined along the plan.
         self._show_rig()
+        # Scores have deadlines: while candidates are judged nothing is imagined along the plan.
         imagined = self.scoring.step() or self._imagine()
         sent = self._send_due()
         self._fuse()
@@ -194,7 +195,6 @@ class LiveImagination:
         self._waiting_goal = None
         self.scoring.end_all(Result.NOT_READY, "the node was deactivated")
 
-    def _clear(self, everything: bool) -> None:
     def _show_rig(self) -> None:
         """The newest observation from another mounting, when that is asked for and due."""
         if self.rig is None or not self.rig.due(self._references):
@@ -206,6 +206,7 @@ class LiveImagination:
             self._drops.count(f"tf_{error.reason}")
             self._problems.report("rig", f"rig.relative_to base: {error}")
 
+    def _clear(self, everything: bool) -> None:
         self._memory.clear()
         self.scoring.interrupt("the memory was cleared")
         self._unfused = None
@@ -214,10 +215,12 @@ class LiveImagination:
         if everything:
             self._end_pass(Result.SUPERSEDED, "time jumped back")
             self.scoring.end_all(Result.SUPERSEDED, "time jumped back")
-            self._plan = self._pending_plan = None
             self.scoring.forget()
+            self._plan = self._pending_plan = None
             self._arrivals.clear()
             self._output.time_jumped()
+            if self.rig is not None:
+                self.rig.time_jumped()
             self._output.no_way()
 
     def _set_following(self, following: bool) -> None:
@@ -424,13 +427,13 @@ class LiveImagination:
         return Sight(self._references, self._camera_frame, self._camera(self._references[0]),
                      route)
 
-    def _begin(self, way: CameraTrajectory, camera: PinholeCamera, *, prompt: str,
-               goal: PathGoal | None = None, seed: int | None = None) -> None:
-        """Start a request; whatever was in work has ended before."""
     def _show(self, frame: ImaginedFrame) -> int:
         """Publish a view of a scored candidate; its stamp, ns."""
         return to_ns(self._output.frame(self._calibrated(frame)).header.stamp)
 
+    def _begin(self, way: CameraTrajectory, camera: PinholeCamera, *, prompt: str,
+               goal: PathGoal | None = None, seed: int | None = None) -> None:
+        """Start a request; whatever was in work has ended before."""
         self._end_pass()
         values = self._values()
         request = ImaginationRequest(
