@@ -330,7 +330,7 @@ def test_a_mount_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("positon: [0, 0, 0]", "unknown key 'positon'"), ("position: [0, 0]", "three numbers"),
+    ("place: [0, 0, 0]", "unknown key 'place'"), ("position: [0, 0]", "three numbers"),
     ("position: [0, 0, .nan]", "finite"), ("relative_to: roof", "relative_to 'roof'"),
     ("camera: {width: 64}", "needs width and height"), ("- 1", "expected keys"),
     ("camera: {width: 64, height: 48, fx: 50}", "either fx"), ("a: [", "not YAML"),
