@@ -222,7 +222,7 @@ class MotionSegmenter:
 
     @staticmethod
     def _without_shift(flow: Float, expected: Float) -> Float:
-        sample = flow[::4, ::4][expected[::4, ::4] > 0]
+        sample = flow[::8, ::8][expected[::8, ::8] > 0]
         if len(sample) < 100:
             return flow
         shift = np.median(sample, axis=0)
@@ -244,14 +244,16 @@ class MotionSegmenter:
             inside = (boxes > 0) & standing
             labels[inside] = count + boxes[inside]
             count += int(boxes.max())
-        flat = labels.reshape(-1)
-        moving = np.bincount(flat, said.reshape(-1), count + 1)
+        # Few pixels belong to anything: only those are looked at from here on.
+        places = np.flatnonzero(labels)
+        flat, spoke = labels.reshape(-1)[places], said.reshape(-1)[places]
+        moving = np.bincount(flat[spoke], None, count + 1)
         pixels = np.bincount(flat, None, count + 1)
         keep = (moving >= LEAST_PIXELS) & (moving >= 0.3 * pixels)
         keep[0] = False
         pieces = []
         for number in np.flatnonzero(keep):
-            own = motion[(labels == number) & said]
+            own = motion.reshape(-1, 3)[places[(flat == number) & spoke]]
             own = own[np.isfinite(own[:, 0])]
             displacement, spread = np.full(3, np.nan), np.full(3, np.nan)
             if len(own) >= 6:
@@ -259,5 +261,5 @@ class MotionSegmenter:
                 spread = np.median(np.abs(own - displacement), axis=0).astype(np.float64)
             pieces.append(Piece(int(number), int(pixels[number]), int(moving[number]),
                                 displacement, spread))
-        labels[~keep[labels]] = 0
+        labels.reshape(-1)[places[~keep[flat]]] = 0
         return labels, tuple(pieces)
