@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
+from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.request import ImaginedFrame
+from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.surfaces import extend_depth
 from inspatio_ros.sensing.observation import Provenance
 
@@ -19,6 +23,8 @@ from inspatio_ros.sensing.observation import Provenance
 WORST_ERROR = 0.2
 # A surface is the same in two views when its depths agree within this share.
 _SAME_SURFACE = 0.15
+# Pictures are compared at this width or less, pixels.
+_WIDTH = 160
 
 
 def future_consistency(frames: Sequence[ImaginedFrame]) -> float:
@@ -27,8 +33,10 @@ def future_consistency(frames: Sequence[ImaginedFrame]) -> float:
     frames: in order, in mode 'model', so that backed pixels show what the backend made of them.
     Two errors, mean absolute colour in [0, 1]: of backed pixels against the guide (what memory
     shows there), and of filled pixels against the view before in which the same place lies. Each
-    pixel counts once; the result falls from 1 at no error to 0 at 0.2.
+    pixel counts once, in pictures wider than 160 those of every so manyth row and column; the
+    result falls from 1 at no error to 0 at 0.2.
     """
+    frames = [_sampled(frame) for frame in frames]
     error, pixels = 0.0, 0
     for frame in frames:
         backed = frame.guide.provenance >= Provenance.MEMORY
@@ -42,6 +50,23 @@ def future_consistency(frames: Sequence[ImaginedFrame]) -> float:
     if pixels == 0:
         return math.nan
     return float(max(0.0, 1.0 - error / pixels / WORST_ERROR))
+
+
+def _sampled(frame: ImaginedFrame) -> ImaginedFrame:
+    """Every so manyth pixel of a frame: what is compared is the same, several times as fast."""
+    step = math.ceil(frame.camera.width / _WIDTH)
+    if step == 1:
+        return frame
+    guide, c = frame.guide, frame.camera
+
+    def every(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.ascontiguousarray(pixels[::step, ::step])
+
+    image = every(frame.image)
+    camera = PinholeCamera(image.shape[1], image.shape[0], c.fx / step, c.fy / step, c.cx / step,
+                           c.cy / step)
+    return replace(frame, image=image, camera=camera, guide=Guide(
+        every(guide.image), every(guide.depth), every(guide.provenance)))
 
 
 def _difference(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8],

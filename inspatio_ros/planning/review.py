@@ -172,7 +172,7 @@ class CandidateReview:
         if stamps[0] > call.stamp_ns:
             self.dropped["pose_gap"] += 1
             return None
-        seconds = (stamps - call.stamp_ns) * 1e-9
+        seconds = (stamps - call.stamp_ns).astype(np.float64) * 1e-9
         poses = np.stack([pose for _, pose in self._poses])
         followed = self._followed(call, seconds, poses)
         if followed is None:

@@ -44,6 +44,7 @@ __all__ = ["CandidateScorer", "MovingBox", "Ranking", "Score", "ScoreOptions", "
 Array = npt.NDArray[np.float64]
 
 _LOOK_STEPS = 10
+_SLACK = 1.3
 _DEADLINE = "the deadline came first"
 
 
@@ -85,7 +86,7 @@ class CandidateScorer:
     footprint: the space it takes up. options: terms and weights. views: imagine along candidates
     (future_consistency); None: geometry only. trust: [0, 1] by term, to be replaced when
     hindsight finds a term wrong.
-    One thread at a time. Nothing is kept from call to call but how long a block of views takes.
+    One thread at a time. Nothing is kept from call to call but how long views take.
     """
 
     def __init__(self, footprint: Footprint, options: ScoreOptions | None = None,
@@ -94,6 +95,7 @@ class CandidateScorer:
         self.options = options or ScoreOptions()
         self.views = views
         self.trust: Mapping[str, float] = {}
+        self._judging_seconds = 0.0
         # Called with the views of each candidate as they are made.
         self.on_views: Callable[[Imagined], None] | None = None
 
@@ -188,7 +190,12 @@ class CandidateScorer:
             return
         assert self.views is not None
         done: set[str] = set()
-        for made in self.views.along(best, situation, time_left):
+
+        def left() -> float:
+            # What is made must be judged too.
+            return time_left() - _SLACK * self._judging_seconds * len(best)
+
+        for made in self.views.along(best, situation, left):
             if made is None or len(made.frames) < 2:
                 yield None
                 continue
@@ -196,7 +203,9 @@ class CandidateScorer:
                 self.on_views(made)
             id = made.candidate.id
             draft = drafts[id]
+            start = time.perf_counter()
             terms = {**draft.terms, FUTURE: future_consistency(made.frames)}
+            self._judging_seconds = max(time.perf_counter() - start, self._judging_seconds / 2)
             drafts[id] = replace(draft, terms=terms,
                                  frames_imagined=draft.frames_imagined + len(made.frames))
             if made.finished and made.level == len(self.views.levels) - 1:
