@@ -41,7 +41,7 @@ _NEIGHBOURS, _SIGMAS = 20, 2.0
 # Places of cameras that are remembered; when there are more, every second goes.
 _CAMERAS = 256
 # A view adds nothing when less than this share of it is new.
-_LEAST_FRESH = 0.001
+LEAST_FRESH = 0.001
 # Planes are fitted anew when the seen cloud has changed by more than this share.
 _CHANGED = 0.1
 
@@ -114,7 +114,7 @@ class ImaginedPoints:
 
     def keep(self, view: ImaginedView, seen: RollingCloud) -> int:
         """Keep what is new in a view; how many points that adds. seen: the cloud of the real."""
-        if view.fresh.mean() < _LEAST_FRESH:
+        if view.fresh.mean() < LEAST_FRESH:
             return 0
         depth, confidence = self.depth_of(view, seen)
         depth = np.where(view.fresh, depth, np.float32(np.nan))

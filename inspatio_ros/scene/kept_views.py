@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from inspatio_ros.geometry.camera import PinholeCamera
-from inspatio_ros.memory.imagined_points import ImaginedView
+from inspatio_ros.memory.imagined_points import LEAST_FRESH, ImaginedView
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 
 KEPT = "kept.npz"
@@ -31,11 +31,15 @@ class SceneMemory(WorldMemory):
         self._noted: list[ImaginedView] = []
 
     def keep(self, view: ImaginedView) -> int:
-        """Keep what is new in a view, and note it: also one that adds no point may move some."""
-        if view.fresh.any():
-            if self.estimate is not None:
-                view = self.estimate(view)
-            self._noted.append(view)
+        """Keep what is new in a view, and note it: also one that adds no point may move some.
+
+        A view with next to nothing new is left out altogether, of the bank of views too.
+        """
+        if view.fresh.mean() < LEAST_FRESH:
+            return 0
+        if self.estimate is not None:
+            view = self.estimate(view)
+        self._noted.append(view)
         return super().keep(view)
 
     def take_noted(self) -> list[ImaginedView]:

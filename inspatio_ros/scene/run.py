@@ -29,6 +29,7 @@ from inspatio_ros.imagination.blocks import BlockPlan
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
 from inspatio_ros.memory.imagined_points import ImaginedView
+from inspatio_ros.memory.stereo_memory import StereoOptions
 from inspatio_ros.memory.world_memory import MemoryOptions
 from inspatio_ros.pipeline.steps import alone, building, fingerprint, is_done
 from inspatio_ros.scene.align import estimated_view
@@ -146,7 +147,8 @@ class _Scene:
         estimator = _estimator(options) if options.imagined_depth == ESTIMATED else None
         self.memory = SceneMemory(MemoryOptions(
             capacity=3_000_000, max_age=1e9, max_radius=1e5, voxel_size=options.voxel_size,
-            max_depth=options.max_depth, keep_imagined=True, imagined_capacity=2_000_000),
+            max_depth=options.max_depth, keep_imagined=True, imagined_capacity=2_000_000,
+            stereo=StereoOptions()),
             None if estimator is None else partial(estimated_view, estimator=estimator))
         for observation in source.observations:
             self.memory.integrate(observation)
