@@ -255,7 +255,7 @@ class EpisodeLog:
         fine = total = 0
         for first in range(0, len(rows) - count, count):
             x, y, yaw, speed, rate = rows[first:first + count + 1].T
-            times = np.arange(len(x)) * self._options.step
+            times = np.asarray(np.arange(len(x)) * self._options.step, np.float64)
             acceleration = np.asarray(np.gradient(speed, times), np.float64)
             motion = Motion(times, x, y, yaw, speed, acceleration, speed * rate)
             fine += not discomforts(motion)
