@@ -114,6 +114,7 @@ def _pairs(args: argparse.Namespace) -> int:
 
     def clips() -> Iterator[PairedClip]:
         number = 0
+        made: Iterator[PairedClip]
         for source in args.source:
             if args.kind == "world":
                 if source not in WORLDS:

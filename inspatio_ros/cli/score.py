@@ -77,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     read.add_argument("--base-frame", default="base_link", help="the robot's frame in tf")
     read.add_argument("--world-frame", default="odom", help="a frame at rest in tf")
     read.add_argument("--camera-height", type=float, default=0.0, metavar="M",
-                      help="a camera so high above the ground that no base carries; without it the "
-                      "base is that of tf")
+                      help="a camera so high above the ground that no base carries; without it "
+                      "the base is that of tf")
     read.add_argument("--max-depth", type=float, default=80.0, metavar="M")
     for name in ("image", "depth", "right"):
         read.add_argument(f"--{name}-topic", default="", help="instead of the one found")

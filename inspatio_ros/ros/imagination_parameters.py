@@ -104,8 +104,9 @@ class MemoryParameters:
     voxel_size: float = param(0.02, "One point is held per cube of this edge", unit="m",
                               minimum=0.001, maximum=10.0)
     keep_imagined: bool = param(
-        False, "Keep what is imagined as points of the lowest rank, so that it is there again when "
-        "the imagined camera comes back; whatever is seen overrides it, and it stays imagined")
+        False, "Keep what is imagined as points of the lowest rank, so that it is there again "
+        "when the imagined camera comes back; whatever is seen overrides it, and it stays "
+        "imagined")
     imagined_capacity: int = param(
         1_000_000, "Imagined points held at most", unit="points", minimum=1_000,
         maximum=100_000_000)

@@ -99,7 +99,7 @@ def read_imagined(path: Path) -> dict[int, Image]:
 
     opened = safetensors.safe_open
     try:
-        with opened(path, framework="np") as file:  # type: ignore[no-untyped-call]
+        with opened(path, framework="np") as file:
             if (file.metadata() or {}).get("format") != IMAGINED_FORMAT:
                 raise ClipError(f"{path}: holds no imagined clips; `inspatio data imagine` makes "
                                 "such a file")

@@ -132,7 +132,6 @@ def lead_to_render(network: CausalTransformer) -> None:
     head = network.head.head.weight
     head.zero_()
     head[own, out], head[own, values + out] = 1.0, -1.0
-    for module in network.blocks:
-        module.modulation.mul_(0.1)
-    network.head.modulation.mul_(0.1)
-    network.time_projection[1].weight.mul_(0.1)
+    for name, parameter in network.named_parameters():  # all layers begin with small gates
+        if name.endswith("modulation") or name == "time_projection.1.weight":
+            parameter.mul_(0.1)
