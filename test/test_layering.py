@@ -38,7 +38,7 @@ ALLOWED: dict[str, frozenset[str]] = {
         "geometry", "sensing", "depth", "messages", "memory", "imagination", "files", "worlds",
     }),
     "planning": frozenset({
-        "geometry", "sensing", "messages", "memory", "imagination", "files", "worlds",
+        "geometry", "sensing", "messages", "memory", "model", "imagination", "files", "worlds",
     }),
     "scene": frozenset({
         "geometry", "sensing", "depth", "memory", "model", "imagination", "files", "viewer",

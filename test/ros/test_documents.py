@@ -45,7 +45,8 @@ def test_parameters_named_in_documents_are_declared(document: Path) -> None:
     roots = (ImaginationNodeParameters, DepthParameters, HindsightParameters)
     known = {info.name for root in roots for info in describe(root)}
     named = re.findall(rf"`((?:{'|'.join(GROUPS)})\.[a-z_]+)", document.read_text())
-    files = {name for name in named if name.rsplit(".", 1)[1] in ("launch", "py", "yaml", "rviz")}
+    suffixes = ("launch", "py", "yaml", "rviz", "json", "safetensors")
+    files = {name for name in named if name.rsplit(".", 1)[1] in suffixes}
     assert set(named) - files <= known
 
 
