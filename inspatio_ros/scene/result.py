@@ -138,7 +138,7 @@ def _coverage(source: SceneInput, clips: Sequence[ClipFolder], memory: WorldMemo
         labels.append(np.where(guide.settled, guide.provenance, np.uint8(0)).astype(np.uint8))
     spread = [_Placed(label, camera, pose) for label, pose in zip(
         labels, covering_poses(camera), strict=True)]
-    around, _ = laid_out(spread, _PANORAMA_HEIGHT, labels)
+    around = laid_out(spread, _PANORAMA_HEIGHT, labels)[0].astype(np.uint8)
     elevation = (0.5 - (np.arange(_PANORAMA_HEIGHT) + 0.5) / _PANORAMA_HEIGHT) * np.pi
     weights = np.broadcast_to(np.cos(elevation)[:, None], around.shape)
     total = float(weights.sum())
