@@ -17,6 +17,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 PROGRAM = [sys.executable, "-m", "inspatio_ros.cli.main"]
@@ -42,24 +43,25 @@ SMALLEST_PICTURE = 150_000  # bytes; below are masks and thumbnails
 
 # Shard -> the words of `inspatio data pack` after its name.
 SHARDS: dict[str, list[str]] = {
-    "clutter": ["world", "clutter", "--seeds", "0:700"],
-    "room": ["world", "room", "--seeds", "0:200"],
-    "street": ["world", "street", "--seeds", "0:350"],
+    "clutter": ["world", "clutter", "--seeds", "0:240"],
+    "room": ["world", "room", "--seeds", "0:90"],
+    "street": ["world", "street", "--seeds", "0:150"],
     "held": ["world", "clutter", "room", "street", "--seeds", "1000000:1000012"],
 }
 PHOTOGRAPH_SHARDS: dict[str, list[str]] = {
-    "photographs": ["photographs", "--seeds", "0:600"],
-    "pictures": ["pictures", "--seeds", "5000:5200"],
+    "photographs": ["photographs", "--seeds", "0:260"],
+    "pictures": ["pictures", "--seeds", "5000:5080"],
 }
 OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride", "3"]
 
 CODEC = ["--steps", "2200", "--batch", "16", "--crop", "64", "--groups", "2",
          "--learning-rate", "2e-3"]
-STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--steps", "1400",
+STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--steps", "760",
            "--learning-rate", "6e-4", "--warm-up", "100", "--full-noise", "0.35",
            "--listed-steps", "0.35", "--loss", "clean", "--predicted-history", "0.2",
            "--average", "0.998", "--compile"]
-FINISHER = ["--steps", "1500"]
+STEPS = (1000, 250)  # denoising steps of the model that ships
+FINISHER = ["--steps", "2000"]
 TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "300", "--learning-rate", "3e-4",
            "--warm-up", "50", "--average", "0.99"]
 DISTILLED = ["--stage", "jdmd", "--batch-size", "4", "--steps", "60", "--learning-rate", "2e-5",
@@ -175,7 +177,8 @@ def assemble(work: Path) -> None:
         save_small_model,
     )
 
-    model = load_generator(work / "student/model" / TRANSFORMER_FILE, TINY)
+    sizes = replace(TINY, denoising_steps=STEPS)
+    model = load_generator(work / "student/model" / TRANSFORMER_FILE, sizes)
     codec = load_small_codec(work / "codec" / CODEC_FILE)
     finisher = load_finisher(work / "finisher" / FINISHER_FILE)
     save_small_model(work / "inspatio_tiny", model, codec, torch.bfloat16, finisher)

@@ -52,7 +52,7 @@ class VehicleParameters:
     length: float = param(0.8, "Of the robot, its base in the middle", unit="m", minimum=0.05,
                           maximum=30.0)
     robot_width: float = param(0.56, "Of the robot", unit="m", minimum=0.05, maximum=10.0)
-    ground: float = param(0.0, "z of the ground below the base's origin", unit="m",
+    ground: float = param(0.0, "Height (z) of the ground below the base's origin", unit="m",
                           minimum=-10.0, maximum=10.0)
 
 

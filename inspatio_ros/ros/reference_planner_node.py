@@ -56,7 +56,7 @@ class ReferencePlannerParameters:
                           maximum=30.0)
     robot_width: float = param(0.56, "Of the robot", unit="m", minimum=0.05, maximum=10.0)
     margin: float = param(0.08, "Kept free on every side", unit="m", minimum=0.0, maximum=5.0)
-    ground: float = param(0.0, "z of the ground below the base's origin", unit="m",
+    ground: float = param(0.0, "Height (z) of the ground below the base's origin", unit="m",
                           minimum=-10.0, maximum=10.0)
     max_yaw_rate: float = param(0.95, "Of the robot", unit="rad/s", minimum=0.05, maximum=10.0)
     command: str = param("twist_stamped", "Type of cmd_vel", choices=("twist_stamped", "twist"))
