@@ -57,13 +57,15 @@ def softmax_warp(
     device = rgb.device
     y, x = torch.meshgrid(torch.arange(height, dtype=torch.float32, device=device),
                           torch.arange(width, dtype=torch.float32, device=device), indexing="ij")
-    pixels = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1)
-    distance = depth.clamp(*WARP_DEPTH_RANGE).reshape(frames, 1, -1)
-    source = torch.linalg.inv(intrinsics) @ pixels * distance
-    moved = target_from_source[:, :3, :3] @ source + target_from_source[:, :3, 3:]
-    projected = intrinsics @ moved
-    z = projected[:, 2]
-    u, v = projected[:, 0] / z + 1, projected[:, 1] / z + 1
+    # In float64: weights span e^50, so that a place off by the 1e-6 by which float32 products
+    # differ from one processor to another can show another point.
+    pixels = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1).double()
+    distance = depth.clamp(*WARP_DEPTH_RANGE).reshape(frames, 1, -1).double()
+    motion, matrix = target_from_source.double(), intrinsics.double()
+    source = torch.linalg.inv(matrix) @ pixels * distance
+    projected = matrix @ (motion[:, :3, :3] @ source + motion[:, :3, 3:])
+    z = projected[:, 2].float()
+    u, v = ((projected[:, axis] / projected[:, 2] + 1).float() for axis in (0, 1))
 
     log_depth = torch.log1p(z.clamp(0, WARP_SATURATION))
     largest = float(log_depth.max()) if largest_log_depth is None else largest_log_depth
