@@ -137,10 +137,28 @@ def fuse(views: Iterable[Observation], voxel_size: float, max_depth: float = 20.
     if not any_depth:
         raise ReconstructionError("no view has a depth: nothing to fuse")
     mesh = grid.extract_triangle_mesh(_SEEN_ONCE)
-    vertices = mesh.vertex.positions.numpy().astype(np.float64)
-    colors = np.rint(mesh.vertex.colors.numpy()).clip(0, 255).astype(np.uint8)
-    return FusedMesh(vertices, mesh.triangle.indices.numpy().astype(np.int64), colors,
+    vertices, colors, triangles = in_order(
+        mesh.vertex.positions.numpy().astype(np.float64),
+        np.rint(mesh.vertex.colors.numpy()).clip(0, 255).astype(np.uint8),
+        mesh.triangle.indices.numpy().astype(np.int64))
+    return FusedMesh(vertices, triangles, colors,
                      np.full(len(vertices), Provenance.OBSERVED, np.uint8))
+
+
+def in_order(vertices: Array, colors: npt.NDArray[np.uint8], triangles: npt.NDArray[np.int64]
+             ) -> tuple[Array, npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """The same mesh in an order that follows from its content: vertices [N, 3], colors [N, 3],
+    triangles [M, 3].
+
+    Open3D's threads leave theirs in the order in which they happen to come. Equal vertices become
+    one; every triangle begins with its first vertex, its side kept.
+    """
+    rows, place = np.unique(np.hstack([vertices, colors]), axis=0, return_inverse=True)
+    moved = place.reshape(-1)[triangles]
+    first = np.argmin(moved, axis=1)
+    turned = np.take_along_axis(moved, (first[:, None] + np.arange(3)) % 3, axis=1)
+    ordered = turned[np.lexsort(turned.T[::-1])]
+    return rows[:, :3].copy(), rows[:, 3:].astype(np.uint8), ordered.astype(np.int64)
 
 
 def surface_depth(depth: Float, max_depth: float) -> Float:

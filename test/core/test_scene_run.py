@@ -25,7 +25,7 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.scene.clip_files import ClipFolder
 from inspatio_ros.scene.kept_views import read_kept
 from inspatio_ros.scene.panorama import centred_camera, panorama_directions
-from inspatio_ros.scene.reconstruct import ReconstructionError, open3d
+from inspatio_ros.scene.reconstruct import ReconstructionError, in_order, open3d
 from inspatio_ros.worlds.room import room
 from support.data import ROOT
 
@@ -141,6 +141,23 @@ def test_a_killed_run_goes_on_to_the_same_scene(scene: Path, recording: Path,
     whole, resumed = digests(scene), digests(tmp_path)
     assert whole.keys() == resumed.keys()
     assert [name for name in whole if whole[name] != resumed[name]] == []
+
+
+def test_a_mesh_has_an_order_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    vertices = rng.normal(size=(20, 3))
+    colors = rng.integers(0, 255, (20, 3)).astype(np.uint8)
+    triangles = np.stack([rng.permutation(20)[:3] for _ in range(30)]).astype(np.int64)
+    order = rng.permutation(20)
+    place = np.argsort(order)
+    shuffled = np.roll(place[triangles], 1, axis=1)[rng.permutation(30)]
+    once = in_order(vertices, colors, triangles)
+    again = in_order(vertices[order], colors[order], shuffled)
+    for a, b in zip(once, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    corners = once[0][once[2]].sum(axis=1)
+    assert np.allclose(np.sort(corners, axis=0),
+                       np.sort(vertices[triangles].sum(axis=1), axis=0))
 
 
 def test_a_full_disk_is_reported_and_leaves_nothing_half_done(
