@@ -175,6 +175,21 @@ class _Lane:
             GeometricFiller().begin(request) if fill_render else None)
         self.decoder: DecoderState = codec.decoder_state()
         self.generator = torch.Generator(device).manual_seed(request.seed)
+        self.filled: Sequence[Image] = ()
+
+    def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
+        """A block's pictures at size (width, height).
+
+        made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones.
+        """
+        if made.dtype == np.uint8:
+            return [resized_picture(image, size) for image in made]
+        pictures = []
+        for filled, change in zip(self.filled, made, strict=True):
+            added = cv2.resize(change, size, interpolation=cv2.INTER_LINEAR)
+            whole = np.rint(filled + added).clip(0, 255)
+            pictures.append(np.asarray(whole, dtype=np.uint8))
+        return pictures
 
 
 @dataclass(frozen=True)
@@ -182,13 +197,14 @@ class _Shown:
     """What the model is shown of a block of T frames.
 
     render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
-    [T, 1, H, W] in [-1, 1]: the same in pixels.
+    [T, 1, H, W] in [-1, 1]: the same in pixels. pictures: the filled ones, as large as the guides.
     """
 
     render: Tensor
     mask: Tensor
     filled: Tensor
     known: Tensor
+    pictures: Sequence[Image]
 
 
 class GeneratorSession:
@@ -285,8 +301,8 @@ class GeneratorSession:
         if self._done is not None:
             self._done.synchronize()
         size = self._request.camera.size
-        pictures = [[resized_picture(image, size) for image in lane.numpy()]
-                    for lane in self._pending]
+        pictures = [lane.pictures(made.numpy(), size)
+                    for lane, made in zip(self._lanes, self._pending, strict=True)]
         self._pending = []
         self.stage_times["wait"] = time.perf_counter() - start
         return pictures
@@ -312,12 +328,19 @@ class GeneratorSession:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
     def _decode(self, lane: _Lane, latents: Tensor, shown: _Shown) -> Tensor:
-        """Pictures uint8 [T, H, W, 3] on their way to the host."""
+        """Pictures uint8 [T, H, W, 3] on their way to the host.
+
+        With a finisher what it changes in the lane's filled pictures instead, float32: these may
+        be larger than the model's own, and keep their detail.
+        """
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
-            frames = self._backend.finisher.forward(
+            finished = self._backend.finisher.forward(
                 frames, shown.filled, shown.known, self._seen.expand_as(frames))
-        scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
+            lane.filled = shown.pictures
+            scaled = (finished - shown.filled).mul(127.5).to(torch.float32)
+        else:
+            scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
         pictures = scaled.permute(0, 2, 3, 1).contiguous()
         if self._device.type != "cuda":
             return pictures
@@ -404,6 +427,7 @@ class GeneratorSession:
         config, codec = self._backend.config, self._backend.codec
         images, known = zip(*(resized_guide(guide, self._size) for guide in guides), strict=True)
         render, mask = guide_tensors(images, known, self._device)
+        filled: list[Image] = []
         if lane.filler is not None:
             lane.filler.start_fill([guides], ())
             filled = lane.filler.finish_fill()[0]
@@ -412,7 +436,8 @@ class GeneratorSession:
         ahead = self._backend.lookahead if self._blocks else 0
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
         mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
-        return _Shown(render_latents, mask_latents, render[0, :frames], mask[0, :frames, None])
+        return _Shown(render_latents, mask_latents, render[0, :frames], mask[0, :frames, None],
+                      tuple(filled[:frames]))
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)

@@ -13,9 +13,13 @@ import torch
 
 from inspatio_ros.cli.main import main
 from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
 from inspatio_ros.imagination.denoiser import BlockDenoiser
+from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.generator import GeneratorBackend
+from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.memory.guide import Guide
 from inspatio_ros.model.config import ModelError
 from inspatio_ros.model.finisher import Finisher, FinisherConfig
 from inspatio_ros.model.presets import preset
@@ -31,6 +35,7 @@ from inspatio_ros.model.weights import (
     save_finisher,
     save_small_model,
 )
+from inspatio_ros.sensing.observation import Provenance
 from inspatio_ros.training.clips import Clip, ClipError, ClipInfo, read_clips, write_shard
 from inspatio_ros.training.finisher_trainer import (
     FinisherTraining,
@@ -201,3 +206,22 @@ def test_the_whole_way_by_the_program(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "finisher" in capsys.readouterr().out
     with pytest.raises(ClipError, match="inspatio data imagine"):
         read_imagined(tmp_path / "clips/toy.clips.safetensors")
+
+
+def test_an_untrained_finisher_leaves_the_classical_fill_as_it_is_at_full_size() -> None:
+    """What a finisher changes is added to the filled picture, whose detail stays."""
+    backend = make_backend(BackendOptions("tiny_random"))
+    assert isinstance(backend, GeneratorBackend)
+    camera = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (240, 416, 3)).astype(np.uint8)
+    labels = np.full(image.shape[:2], Provenance.OBSERVED, np.uint8)
+    labels[:, 300:] = Provenance.UNKNOWN
+    guides = [Guide(image, np.full(labels.shape, 2.0, np.float32), labels)] * 12
+    request = ImaginationRequest(camera, CameraTrajectory(np.eye(4)[None], np.zeros(1)), ())
+    filler = GeometricFiller().begin(request)
+    filler.start_fill([guides], ())
+    made = backend.begin(request).fill(guides, ())
+    for picture, filled in zip(made, filler.finish_fill()[0], strict=True):
+        np.testing.assert_array_equal(picture, filled)
+        np.testing.assert_array_equal(picture[:, :300], image[:, :300])
