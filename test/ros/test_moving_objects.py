@@ -104,7 +104,7 @@ def test_boxes_that_are_none_are_refused() -> None:
 def test_a_missing_message_package_is_named() -> None:
     with pytest.raises(DetectionsMissing, match="vision-msgs, or set moving.detections to false"):
         detections_message()
-    bench = Bench(moving__detections=True, model__preset="geometric")
+    bench = Bench(moving__enabled=True, moving__detections=True, model__preset="geometric")
     try:
         bench.graph.spin_until(
             lambda: any("moving.detections is true, but the package vision_msgs is not installed"
@@ -117,7 +117,8 @@ def test_the_node_shows_what_moves() -> None:
     rng = np.random.default_rng(0)
     wall = rng.integers(0, 255, (30, 40, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
     square = rng.integers(0, 255, (12, 9, 3)).repeat(4, 0).repeat(4, 1).astype(np.uint8)
-    bench = Bench(model__preset="geometric", output__width=160, output__height=120)
+    bench = Bench(moving__enabled=True, model__preset="geometric", output__width=160,
+                  output__height=120)
     robot, shown = bench.robot, []
     bench.graph.node.create_subscription(
         MarkerArray, "imagination/objects", shown.append, qos.profile(10))
