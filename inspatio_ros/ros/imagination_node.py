@@ -127,7 +127,8 @@ class ImaginationNode(ManagedNode[ImaginationNodeParameters]):
 
         model, imagination = self.values.model, self.values.imagination
         engine = ImaginationEngine(make_backend(BackendOptions(
-            model.preset, model.weights, model.device, tuple(imagination.denoising_steps),
+            model.preset, model.weights, model.device,
+            () if imagination.denoising_steps == (0,) else tuple(imagination.denoising_steps),
             full_vae=model.full_vae, compile=model.compile, cuda_graph=model.cuda_graph)))
         width, height = self.values.output.width or 320, self.values.output.height or 180
         warm_up(engine, PinholeCamera(width, height, float(width), float(width), width / 2,

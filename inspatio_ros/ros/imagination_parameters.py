@@ -196,8 +196,9 @@ class ImaginationParameters:
     following: bool = param(True, "Imagine along the plan topic from the start on; "
                             "~/set_following changes it")
     denoising_steps: tuple[int, ...] = param(
-        (1000, 750, 500, 250), "Steps of the diffusion model, falling, 1 to 8 of them: fewer are "
-        "faster and coarser", minimum=1, maximum=1000)
+        (0,), "Steps of the diffusion model, falling, 1 to 8 of them: fewer are faster and "
+        "coarser; 0 alone: the model's own ([1000, 750, 500, 250] of the public one)", minimum=0,
+        maximum=1000)
     source: str = param(
         "live", "What the model takes as seen while the plan is followed. Live: the newest images "
         "before each block; frozen: the newest one, as if time stood still; anchor: the images of "
