@@ -25,6 +25,7 @@ from tf2_msgs.msg import TFMessage
 # Loads torch in this thread: see support.imagination.
 import inspatio_ros.imagination.backends  # noqa: F401
 from inspatio_ros.geometry import rigid
+from inspatio_ros.planning.closed_loop import End
 from inspatio_ros.planning.scenery import StreetScenery
 from inspatio_ros.ros import qos
 from inspatio_ros.ros.convert import cameras, images
@@ -258,8 +259,12 @@ def test_through_a_recording_whoever_turns_away_ends_unsupported(tmp_path: FileP
             bench.ready()
             labels = images.to_array(bench.got["imagined_camera/provenance"][0])
             assert set(np.unique(labels)) <= {170, 85}
-            bench.wait(lambda: (bench.send(0.0, -0.9), bench.got["imagined_camera/episode"])[1],
-                       "the end")
+            for _ in range(40):  # 4 s of turning: each command after the answer to the last
+                bench.step(0.0, -0.9)
+                assert bench.node.loop.tick is not None
+                if bench.node.loop.tick.end is not End.RUNNING:
+                    break
+            bench.wait(lambda: bench.got["imagined_camera/episode"], "the end")
             content = json.loads(bench.got["imagined_camera/episode"][-1].data)
             assert content["end"] == "unsupported"
             assert content["scores"]["pdm_score"] == 0.0
