@@ -193,7 +193,8 @@ class Parts:
             count = min(len(made), len(filled))
             known = torch.from_numpy(clip.known[:count, None].astype(np.float32) * 2 - 1)
             seen = tensor(clip.source[-1:]).expand_as(filled[:count])
-            out = self.finisher.forward(made[:count], filled[:count], known, seen)
+            out = self.finisher.forward(made[:count], filled[:count], known, seen,
+                                        self.finisher.grain_noise(*known.shape[-2:], 0))
             whole = out.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
             pictures.append(np.ascontiguousarray(whole.permute(0, 2, 3, 1).numpy()))
         return pictures

@@ -20,6 +20,8 @@ def add_finisher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--imagined", type=Path, metavar="FILE",
                         help="what the model makes of them (`inspatio data imagine`); without it "
                              "the finisher learns to work alone")
+    parser.add_argument("--features", type=Path, metavar="FILE",
+                        help="EfficientNet-Lite0's weights, for --feature-weight")
     parser.add_argument("--start", type=Path, metavar="FILE", help="a finisher to begin with")
     for item in fields(FinisherTraining):
         flag, default = "--" + item.name.replace("_", "-"), item.default
@@ -62,7 +64,8 @@ def run_finisher(args: argparse.Namespace) -> int:
 
     finisher = train_finisher(
         sides[0], args.run, options, imagined=made[0],  # type: ignore[arg-type]
-        finisher=None if args.start is None else load_finisher(args.start), on_step=said)
+        finisher=None if args.start is None else load_finisher(args.start),
+        features=args.features, on_step=said)
     figures = finisher_figures(finisher, sides[1], made[1])  # type: ignore[arg-type]
     (args.run / "finisher_figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{'held-out domain':20} {'holes filled':>13} {'decoded':>8} {'finished':>9}   dB; "

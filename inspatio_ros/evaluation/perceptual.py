@@ -103,6 +103,7 @@ def _load(path: str | Path, what: str) -> Mapping[str, Any]:
 _LITE0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
           (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
 _LITE0_SIDE = 224
+_LITE0_KEPT = (0, 2, 4, 7, 10)  # blocks whose outputs are layers for losses
 _LITE0_KEYS = ("_conv_stem.weight", "_conv_head.weight", "_blocks.15._project_conv.weight")
 
 
@@ -137,15 +138,29 @@ class FeatureNetwork:
             features = self._forward((x - 127) / 128)
         return np.asarray(features.mean(dim=0), np.float32)
 
-    def _forward(self, x: Any) -> Any:
+    def layers(self, x: Any) -> list[Any]:
+        """Tensors [N, C, h, w] after five blocks and the last layer, of x [N, 3, H, W] in [-1, 1].
+
+        With gradients to x, in the number format of autocast: for losses.
+        """
+        kept: list[Any] = []
+        self._forward((x * 127.5 + 0.5) / 128, kept)
+        return kept
+
+    def _forward(self, x: Any, kept: list[Any] | None = None) -> Any:
         x = self._unit(x, "_conv_stem", "_bn0", stride=2)
         number = 0
         for repeats, kernel, stride, expansion, channels in _LITE0:
             for repeat in range(repeats):
                 x = self._block(x, f"_blocks.{number}.", kernel, stride if repeat == 0 else 1,
                                 expansion, channels)
+                if kept is not None and number in _LITE0_KEPT:
+                    kept.append(x)
                 number += 1
-        return self._unit(x, "_conv_head", "_bn1").mean(dim=(2, 3))
+        x = self._unit(x, "_conv_head", "_bn1")
+        if kept is not None:
+            kept.append(x)
+        return x.mean(dim=(2, 3))
 
     def _block(self, x: Any, prefix: str, kernel: int, stride: int, expansion: int,
                channels: int) -> Any:

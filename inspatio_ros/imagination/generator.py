@@ -175,6 +175,9 @@ class _Lane:
             GeometricFiller().begin(request) if fill_render else None)
         self.decoder: DecoderState = codec.decoder_state()
         self.generator = torch.Generator(device).manual_seed(request.seed)
+        self.seed = request.seed
+        # Of the finisher's texture: it stays where it is while the request lasts.
+        self.grain: Tensor | None = None
         self.filled: Sequence[Image] = ()
 
     def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
@@ -336,7 +339,8 @@ class GeneratorSession:
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
             finished = self._backend.finisher.forward(
-                frames, shown.filled, shown.known, self._seen.expand_as(frames))
+                frames, shown.filled, shown.known, self._seen.expand_as(frames),
+                self._grain(lane))
             lane.filled = shown.pictures
             scaled = (finished - shown.filled).mul(127.5).to(torch.float32)
         else:
@@ -383,6 +387,17 @@ class GeneratorSession:
         return torch.randn(
             len(denoiser.steps), 1, config.frames_per_block, config.latent_channels, *self._grid,
             generator=lane.generator, device=lane.generator.device)
+
+    def _grain(self, lane: _Lane) -> Tensor | None:
+        """Noise [1, 1, H, W] that a finisher with grain makes texture of, the same all the way."""
+        finisher = self._backend.finisher
+        if finisher is None or not finisher.config.grain:
+            return None
+        if lane.grain is None:
+            width, height = self._size
+            # Not of the denoiser's generator: its noise must not depend on what finishes.
+            lane.grain = finisher.grain_noise(height, width, lane.seed)
+        return lane.grain
 
     def _source_latents(self, references: Sequence[Observation], frames: int) -> Tensor:
         """Clean latents [1, F, C, h, w] of what is seen, as the request's source mode says."""

@@ -3,8 +3,9 @@
 
 The error is squared (which PSNR asks for) and absolute, on the pictures and on their gradients.
 These reward blur, where nobody can know what is there. The strength of the gradients, octave by
-octave and place by place, can be compared as well, whatever their phase; off by default, because
-what satisfied it were stripes.
+octave and place by place, can be compared as well, whatever their phase (off by default: without
+noise to make texture of, what satisfied it were stripes), and so can the features that a network
+trained for something else finds in the pictures (Johnson et al. 2016, Zhang et al. 2018).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inspatio_ros.model.finisher import Finisher
+from inspatio_ros.evaluation.perceptual import FeatureNetwork
+from inspatio_ros.model.finisher import Finisher, FinisherConfig
 from inspatio_ros.model.weights import FINISHER_FILE, save_finisher
 from inspatio_ros.training.clips import Clip, ClipError
 from inspatio_ros.training.codec_trainer import gradient_difference, rate_at
@@ -41,8 +43,9 @@ class FinisherTraining:
 
     steps and batch (frames); learning_rate falls by a cosine to a twentieth after `warm_up` steps.
     known_weight: of pixels that geometry backs, beside 1 in holes. absolute_weight,
-    gradient_weight, strength_weight: of the losses beside the squared error. blind_share: samples
-    whose decoded picture is withheld. grey_share: samples in grey. ema: of the weights kept.
+    gradient_weight, strength_weight, feature_weight: of the losses beside the squared error.
+    blind_share: samples whose decoded picture is withheld. grey_share: samples in grey. grain:
+    whether a new finisher takes noise. ema: of the weights kept.
     """
 
     steps: int = 4000
@@ -53,6 +56,8 @@ class FinisherTraining:
     absolute_weight: float = 0.3
     gradient_weight: float = 0.5
     strength_weight: float = 0.0
+    feature_weight: float = 0.0
+    grain: bool = False
     blind_share: float = 0.1
     grey_share: float = 0.2
     ema: float = 0.998
@@ -146,6 +151,34 @@ def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTrainin
     return losses
 
 
+class FeatureLoss:
+    """How differently a network sees two pictures.
+
+    path: EfficientNet-Lite0's weights, see evaluation.perceptual.FeatureNetwork; WeightsMissing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._network = FeatureNetwork(path)
+
+    def __call__(self, made: Tensor, batch: FinisherBatch) -> Tensor:
+        """Mean over layers of the squared distance of their unit features, place by place, plus
+        the cosine distance of the picture's. Known pixels are taken as they are in both pictures
+        `[B, 3, H, W]`, so that holes alone differ."""
+        hole = (1.0 - batch.known) / 2.0
+        first = batch.filled * (1 - hole) + made * hole
+        with torch.autocast("cpu", torch.bfloat16):
+            layers = self._network.layers(first)
+            with torch.no_grad():
+                wanted = self._network.layers(batch.filled * (1 - hole) + batch.truth * hole)
+        total = made.new_zeros(())
+        for x, y in zip(layers, wanted, strict=True):
+            difference = F.normalize(x.float(), dim=1) - F.normalize(y.float(), dim=1)
+            total = total + difference.square().sum(dim=1).mean() / len(layers)
+        whole = F.cosine_similarity(layers[-1].float().mean(dim=(2, 3)),
+                                    wanted[-1].float().mean(dim=(2, 3)))
+        return total + 1.0 - whole.mean()
+
+
 def strength_difference(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
     """Mean absolute difference, in octaves, of the local strength of gradients within `mask`.
 
@@ -182,21 +215,28 @@ def train_finisher(
     *,
     imagined: Mapping[int, Image] | None = None,
     finisher: Finisher | None = None,
+    features: Path | None = None,
     save_every: int = 250,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
 ) -> Finisher:
     """Train the finisher and write it to `folder`; goes on where a run there stopped.
 
-    imagined: see FrameSampler. finisher: weights to begin with. Returns the averaged weights, also
-    in `folder/finisher.safetensors`. Raises ClipError for unusable clips, FloatingPointError when
-    the loss is no longer finite (the last saved state stays).
+    imagined: see FrameSampler. finisher: weights to begin with. features: weights of the network
+    of FeatureLoss, wanted when `feature_weight` is not 0. Returns the averaged weights, also in
+    `folder/finisher.safetensors`. Raises ClipError for unusable clips, ValueError for options that
+    do not fit, WeightsMissing for features that are not there, FloatingPointError when the loss is
+    no longer finite (the last saved state stays).
     """
     o = options or FinisherTraining()
+    if (o.feature_weight > 0) != (features is not None):
+        raise ValueError(f"feature_weight {o.feature_weight:g} and the network's weights "
+                         f"({features}) only go together")
+    seen_by = None if features is None else FeatureLoss(features)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "finisher_options.json").write_text(json.dumps(asdict(o), indent=2) + "\n")
     sampler = FrameSampler(clips, imagined or {}, o)
     torch.manual_seed(o.seed)
-    model = finisher or Finisher()
+    model = _begun(finisher, o.grain)
     averaged = {k: v.clone().float() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=o.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=0.01)
@@ -207,9 +247,13 @@ def train_finisher(
         for group in optimizer.param_groups:
             group["lr"] = o.learning_rate * rate_at(step, o.steps, o.warm_up)
         batch = sampler.batch(step)
+        noise = _noise(model, batch.known, o.seed + step)
         with torch.autocast("cpu", torch.bfloat16, enabled=o.bfloat16):
-            made = model(batch.decoded, batch.filled, batch.known, batch.seen)
+            made = model(batch.decoded, batch.filled, batch.known, batch.seen, noise)
         losses = finisher_losses(made, batch, o)
+        if seen_by is not None:
+            losses["features"] = seen_by(made, batch)
+            losses["total"] = losses["total"] + o.feature_weight * losses["features"]
         if not bool(losses["total"].isfinite()):
             raise FloatingPointError(
                 f"finisher training: the loss is not finite at step {step}; {state_file} holds "
@@ -230,6 +274,24 @@ def train_finisher(
     model.use_channels_last()
     save_finisher(model, folder / FINISHER_FILE)
     return model.eval()
+
+
+def _begun(start: Finisher | None, grain: bool) -> Finisher:
+    """A finisher to train: new, or from `start`, which may get grain."""
+    if start is None or start.config.grain == grain:
+        return start or Finisher(FinisherConfig(grain=grain))
+    if not grain:
+        raise ValueError("the finisher to begin with has grain: begin with another, or keep it")
+    model = Finisher(replace(start.config, grain=True))
+    model.load_state_dict(start.state_dict(), strict=False)
+    return model
+
+
+def _noise(model: Finisher, like: Tensor, seed: int) -> Tensor | None:
+    """The noise `[B, 1, H, W]` of a step for a finisher with grain, else None."""
+    if not model.config.grain:
+        return None
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -255,7 +317,8 @@ def finisher_figures(finisher: Finisher, clips: Sequence[Clip], imagined: Mappin
         hole = (1 - known) / 2
         if float(hole.sum()) == 0:
             continue
-        finished = finisher(decoded, filled, known, seen).clamp(-1, 1)
+        finished = finisher(decoded, filled, known, seen,
+                            finisher.grain_noise(*known.shape[-2:], 0)).clamp(-1, 1)
         held = sums.setdefault(clip.info.domain, {})
         for name, picture in (("filled", filled), ("decoded", decoded), ("finished", finished)):
             error = float((hole * (picture - truth).square()).sum()) / 4

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from inspatio_ros.cli.main import main
+from inspatio_ros.evaluation.perceptual import WeightsMissing
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
@@ -38,6 +40,7 @@ from inspatio_ros.model.weights import (
 from inspatio_ros.sensing.observation import Provenance
 from inspatio_ros.training.clips import Clip, ClipError, ClipInfo, read_clips, write_shard
 from inspatio_ros.training.finisher_trainer import (
+    FeatureLoss,
     FinisherTraining,
     FrameSampler,
     finisher_figures,
@@ -46,6 +49,7 @@ from inspatio_ros.training.finisher_trainer import (
 )
 from inspatio_ros.training.imagined_clips import read_imagined
 from inspatio_ros.training.saving import save_tensors
+from support.data import ROOT
 
 SMALL = FinisherConfig(widths=(8, 8), fine=4)
 TOY = replace(preset("tiny"), name="toy", dim=32, ffn_dim=64, num_heads=2, num_layers=1,
@@ -105,6 +109,67 @@ def test_files(tmp_path: Path) -> None:
     save_tensors(tmp_path / "other.safetensors", {"a": torch.zeros(1)})
     with pytest.raises(WeightsError, match="expected 'inspatio_ros finisher'"):
         load_finisher(tmp_path / "other.safetensors")
+
+
+def test_grain_follows_from_its_seed_and_is_asked_for() -> None:
+    finisher = Finisher(replace(SMALL, grain=True))
+    torch.nn.init.normal_(finisher.leave.weight, std=0.1)
+    noise = finisher.grain_noise(32, 48, 7)
+    again, other = (finisher.grain_noise(32, 48, seed) for seed in (7, 8))
+    assert noise is not None
+    assert other is not None
+    assert torch.equal(noise, again)
+    made = finisher(*tensors(), noise)
+    assert torch.equal(made, finisher(*tensors(), noise.expand(2, -1, -1, -1)))
+    assert not torch.equal(made, finisher(*tensors(), other))
+    assert Finisher(SMALL).grain_noise(32, 48, 7) is None
+    with pytest.raises(ModelError, match="needs noise"):
+        finisher(*tensors())
+    with pytest.raises(ModelError, match="takes none"):
+        Finisher(SMALL)(*tensors(), noise)
+
+
+def test_grain_is_added_to_a_trained_finisher_without_changing_it(tmp_path: Path) -> None:
+    """Training may go on from a finisher without grain: what it has learnt stays."""
+    start = Finisher(SMALL)
+    torch.nn.init.normal_(start.leave.weight, std=0.1)
+    options = FinisherTraining(steps=1, batch=1, learning_rate=0.0, grain=True)
+    trained = train_finisher([toy_clip(0)], tmp_path, options, finisher=start)
+    assert trained.config == replace(SMALL, grain=True)
+    for name, value in start.state_dict().items():
+        assert torch.equal(trained.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="has grain"):
+        train_finisher([toy_clip(0)], tmp_path / "b", FinisherTraining(steps=1), finisher=trained)
+
+
+def test_features_and_their_weight_go_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="only go together"):
+        train_finisher([toy_clip(0)], tmp_path, FinisherTraining(feature_weight=1.0))
+    with pytest.raises(WeightsMissing, match="no such file"):
+        train_finisher([toy_clip(0)], tmp_path, FinisherTraining(feature_weight=1.0),
+                       features=tmp_path / "nothing.pth")
+
+
+def test_the_feature_loss_looks_into_holes_only() -> None:
+    name = "efficientnet-lite0-57934424.pth"
+    path = Path(os.environ.get("INSPATIO_FEATURES")
+                or ROOT.parent / "shared/weights/efficientnet_lite0" / name)
+    if not path.is_file():
+        pytest.skip(f"{path}: is not there (INSPATIO_FEATURES names EfficientNet-Lite0's weights)")
+    loss = FeatureLoss(path)
+    clip = toy_clip(3)
+    assert clip.render is not None
+    sampler = FrameSampler([clip], {}, FinisherTraining(batch=2))
+    batch = sampler.batch(0)
+    assert float(loss(batch.truth, batch)) < 1e-3
+    made = batch.filled.clone().requires_grad_()
+    total = loss(made, batch)
+    assert float(total.detach()) > 0.05
+    total.backward()  # type: ignore[no-untyped-call]
+    assert made.grad is not None
+    inside = (batch.known < 0).expand_as(made)
+    assert float(made.grad[~inside].abs().max()) == 0.0
+    assert float(made.grad[inside].abs().max()) > 0.0
 
 
 def test_strength_difference_sees_blur_and_not_place() -> None:
