@@ -12,6 +12,7 @@ import numpy.typing as npt
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.guide import Guide, GuideRenderer
 from inspatio_ros.memory.imagined_points import ImaginedPoints, ImaginedView
+from inspatio_ros.memory.looks import RecentLooks
 from inspatio_ros.memory.moving import MovingLayer, MovingOptions
 from inspatio_ros.memory.moving_drawing import draw_moving
 from inspatio_ros.memory.rolling_cloud import RollingCloud
@@ -34,6 +35,8 @@ class MemoryOptions:
     that is seen is taken to stand.
     stereo: posed views are kept too, and warped into what the cloud leaves empty (see
     StereoMemory); None: no views are kept.
+    looks: depth pictures of the last seconds that are kept, by which planning knows ground that
+    was seen between the lines of a picture (see RecentLooks).
     """
 
     capacity: int = 4_000_000
@@ -50,12 +53,14 @@ class MemoryOptions:
     imagined_capacity: int = 1_000_000
     moving: MovingOptions | None = None
     stereo: StereoOptions | None = None
+    looks: int = 6
 
 
 class WorldMemory:
     """A rolling cloud, its renderer, and the exposure that ties its colours together.
 
-    imagined: what was imagined and is kept, None unless the options ask for it.
+    imagined: what was imagined and is kept, None unless the options ask for it. looks: the depth
+    of the last seconds.
 
     Not safe between threads: one worker owns it.
     """
@@ -69,6 +74,7 @@ class WorldMemory:
             o.imagined_capacity, o.voxel_size, o.max_age, o.max_radius) if o.keep_imagined \
             else None
         self.moving = MovingLayer(o.moving) if o.moving is not None else None
+        self.looks = RecentLooks(o.looks)
         self._splatter = make_splatter(o.backend)
         self._renderer = GuideRenderer(self._splatter, o.mode, o.guess, o.match_exposure)
         self.stereo = StereoMemory(o.stereo, self._renderer) if o.stereo is not None else None
@@ -80,12 +86,12 @@ class WorldMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the cloud and of the drawing buffers."""
+        """Bytes of all that is kept and of the drawing buffers."""
         scratch = self._splatter.nbytes if isinstance(self._splatter, NumbaSplatter) else 0
         imagined = self.imagined.nbytes if self.imagined is not None else 0
         moving = self.moving.nbytes if self.moving is not None else 0
         stereo = self.stereo.nbytes if self.stereo is not None else 0
-        return self.cloud.nbytes + scratch + imagined + moving + stereo
+        return self.cloud.nbytes + scratch + imagined + moving + stereo + self.looks.nbytes
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -103,6 +109,7 @@ class WorldMemory:
             self.imagined.give_way(observation, tone)
         if self.stereo is not None:
             self.stereo.add(observation, moving)
+        self.looks.offer(observation)
 
     def keep(self, view: ImaginedView) -> int:
         """Keep what is new in an imagined view; how many points that adds.
@@ -149,6 +156,7 @@ class WorldMemory:
             self.moving.reset()
         if self.stereo is not None:
             self.stereo.reset()
+        self.looks.clear()
         self._renderer.clear()
 
     def colored_points(

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
+from inspatio_ros.memory.looks import Look
 from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.planning import ground_map_numba as kernels
 from inspatio_ros.planning.footprint import Footprint
 from inspatio_ros.planning.ground_map_numba import DROP, GROUND, OBSTACLE, UNKNOWN
 from inspatio_ros.planning.movers import MovingBox
+from inspatio_ros.planning.trails import without_trails
 from inspatio_ros.sensing.observation import Observation
 
 __all__ = ["DROP", "GROUND", "OBSTACLE", "UNKNOWN", "GroundMap", "GroundOptions", "ground_map"]
@@ -122,8 +124,7 @@ def ground_map(
     floor = float(base[2, 3]) + footprint.ground
     map_from_level = rigid.from_rotation(np.eye(3), (-corner[0], -corner[1], -floor))
     map_from_world = map_from_level @ level_from_world
-    clouds = [(points, map_from_world @ world_from_points) for points, world_from_points in
-              _clouds(memory, references)]
+    clouds = _clouds(memory, references, movers, map_from_world, footprint.clearance)
     low = np.full((count, count), np.inf, np.float32)
     for points, transform in clouds:
         kernels.lowest(points, transform, cell, low)
@@ -139,11 +140,12 @@ def ground_map(
     # A stray point below ground that was seen is a reflection, no drop.
     state[(state == DROP) & (level >= options.min_points)] = GROUND
     state[counts >= options.min_points] = OBSTACLE
-    for reference in references[:3]:
-        camera = reference.camera
+    looks: list[Observation | Look] = [*references[:3], *memory.looks.newest_first]
+    for look in looks:
+        camera = look.camera
         kernels.see_ground(
-            state, ground, cell, rigid.invert(map_from_world @ reference.world_from_camera),
-            np.array([camera.fx, camera.fy, camera.cx, camera.cy]), reference.depth,
+            state, ground, cell, rigid.invert(map_from_world @ look.world_from_camera),
+            np.array([camera.fx, camera.fy, camera.cx, camera.cy]), look.depth,
             _DEPTH_TOLERANCE, footprint.clearance / 2, _HEIGHT_PER_METRE)
     state = kernels.close_ground(state, ground, max(1, round(options.gap / cell)))
     state.reshape(-1)[under] = GROUND
@@ -163,17 +165,29 @@ def _clearance(state: npt.NDArray[np.uint8], cell: float) -> Float:
 
 
 def _clouds(
-    memory: WorldMemory, references: Sequence[Observation]
+    memory: WorldMemory, references: Sequence[Observation], movers: Sequence[MovingBox],
+    map_from_world: Array, above: float,
 ) -> list[tuple[Float, Array]]:
-    """(points float32 [3, P], world_from_points [4, 4]) of the memory and the newest reference."""
+    """(points float32 [3, P], map_from_points [4, 4]) of the memory and of the newest reference.
+
+    Without what the movers were, there and then; nothing lower than `above` is taken for theirs.
+    """
+    cloud = memory.cloud
+    now_ns = references[0].stamp_ns if references else int(cloud.stamps[cloud.newest_frame])
     clouds = []
     if memory.point_count:
-        clouds.append((memory.cloud.used_points, memory.cloud.world_from_points))
+        points, transform = cloud.used_points, map_from_world @ cloud.world_from_points
+        clouds.append((without_trails(
+            points, transform, cloud.frames[:points.shape[1]], cloud.stamps, movers,
+            map_from_world, now_ns, above), transform))
     if references:
         newest = references[0]
         moving = memory.moving.mask_of(newest) if memory.moving is not None else None
-        clouds.append((depth_points(newest, _REFERENCE_POINTS, moving)[0],
-                       newest.world_from_camera))
+        points = depth_points(newest, _REFERENCE_POINTS, moving)[0]
+        transform = map_from_world @ newest.world_from_camera
+        clouds.append((without_trails(
+            points, transform, np.zeros(points.shape[1], np.uint16), np.array([now_ns]), movers,
+            map_from_world, now_ns, above), transform))
     return clouds
 
 
