@@ -119,7 +119,12 @@ class Candidate:
 
     def at(self, times: npt.ArrayLike) -> Array:
         """world_from_base [n, 4, 4] at `times` s, held at the ends."""
-        return rigid.interpolate(self.times, self.world_from_base, np.atleast_1d(times))
+        asked = np.atleast_1d(np.asarray(times, np.float64))
+        nearest = np.minimum(np.searchsorted(self.times, asked), len(self.times) - 1)
+        if (self.times[nearest] == asked).all():
+            # Poses of its own, as views at NAVSIM's times are: nothing lies between them.
+            return self.world_from_base[nearest]
+        return rigid.interpolate(self.times, self.world_from_base, asked)
 
     @property
     def duration(self) -> float:

@@ -10,6 +10,7 @@ the best is driven; without one the route is simply followed.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -185,16 +186,16 @@ class PursuitPlanner:
     def _candidate(self, way: _Way, tick: Tick) -> Candidate:
         """The way as the robot would really drive it, a pose each half second."""
         state, station = tick.state, tick.station
-        poses, times = [tick.world_from_base], [0.0]
-        # In the world's plane: the base's height and tilt stay those of now.
-        level_from_state = tick.world_from_base @ rigid.invert(_flat(tick.state))
+        states, times = [state], [0.0]
         for step in range(1, round(self.options.horizon / _ROLL) + 1):
             command, station = self._pursue(state, way, station)
             state = self._vehicle.step(state, command, _ROLL)
             if step % 2 == 0:
-                poses.append(level_from_state @ _flat(state))
+                states.append(state)
                 times.append(step * _ROLL)
-        return Candidate(way.id, np.stack(poses), np.array(times))
+        # In the world's plane: the base's height and tilt stay those of now.
+        poses = tick.world_from_base @ (rigid.invert(_flat(states[:1])) @ _flat(states))
+        return Candidate(way.id, poses, np.array(times))
 
     def _pursue(self, state: VehicleState, way: _Way, near: float) -> tuple[Command, float]:
         """The command towards a way, and the route's station at the robot."""
@@ -230,8 +231,16 @@ def reference_scorer(loop: LoopOptions, *, margin: float = 0.08) -> CandidateSco
                      views=ViewOptions(width=24, points=2_000, views=1)))
 
 
-def _flat(state: VehicleState) -> Array:
-    return rigid.from_euler(0.0, 0.0, state.yaw, (state.x, state.y, 0.0))
+def _flat(states: Sequence[VehicleState]) -> Array:
+    """Poses [N, 4, 4] on the plane z = 0."""
+    x, y, yaw = np.array([(state.x, state.y, state.yaw) for state in states]).T
+    poses = np.zeros((len(states), 4, 4))
+    poses[:, 0, 0] = poses[:, 1, 1] = np.cos(yaw)
+    poses[:, 1, 0] = np.sin(yaw)
+    poses[:, 0, 1] = -poses[:, 1, 0]
+    poses[:, 2, 2] = poses[:, 3, 3] = 1.0
+    poses[:, 0, 3], poses[:, 1, 3] = x, y
+    return poses
 
 
 def _moved(mover: MovingBox, seconds: float) -> MovingBox:

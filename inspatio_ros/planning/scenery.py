@@ -41,6 +41,8 @@ _SPEED_STEP = 0.05
 # Obstacles on the street: from one to the next, and kept clear of the start, m.
 _SPACING, _START_CLEAR = 11.0, 7.0
 _CROSSING_SHARE = 0.35
+# Of so many moments it is known where what moves is.
+_MOMENTS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +169,7 @@ class _Boxes:
         self._world = world
         standing: list[tuple[int, Array, Array]] = []
         self._movers: list[tuple[int, Array, Array]] = []
+        self._placed: dict[float, tuple[list[int], Array]] = {}
         for index, thing in enumerate(world.objects):
             for part in thing.parts:
                 size = np.asarray(part.size)
@@ -184,11 +187,23 @@ class _Boxes:
         hit = rectangles_touch(corners, self._standing)
         if hit.any():
             return self._names[int(np.argmax(hit))]
-        placed = [(i, self._world.objects[i].motion.world_from_object(time) @ part, size)
-                  for i, part, size in self._movers]
-        placed = [(i, pose, size) for i, pose, size in placed if _in_reach(pose, size)]
-        hit = rectangles_touch(corners, _rectangles([(pose, size) for _, pose, size in placed]))
-        return self._world.objects[placed[int(np.argmax(hit))][0]].name if hit.any() else ""
+        indices, rectangles = self._moving_at(time)
+        hit = rectangles_touch(corners, rectangles)
+        return self._world.objects[indices[int(np.argmax(hit))]].name if hit.any() else ""
+
+    def _moving_at(self, time: float) -> tuple[list[int], Array]:
+        """(objects, their rectangles) of what moves; a moment ahead is asked for again later."""
+        key = round(time, 6)
+        if key not in self._placed:
+            if len(self._placed) >= _MOMENTS:
+                del self._placed[next(iter(self._placed))]
+            poses = {i: self._world.objects[i].motion.world_from_object(key)
+                     for i in {i for i, _, _ in self._movers}}
+            placed = [(i, poses[i] @ part, size) for i, part, size in self._movers]
+            placed = [(i, pose, size) for i, pose, size in placed if _in_reach(pose, size)]
+            self._placed[key] = ([i for i, _, _ in placed],
+                                 _rectangles([(pose, size) for _, pose, size in placed]))
+        return self._placed[key]
 
     def mover(self, index: int, time: float) -> MovingBox:
         """A moving thing as it is at `time`."""

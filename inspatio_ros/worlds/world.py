@@ -92,8 +92,9 @@ class ConstantVelocity:
     def world_from_object(self, time: float) -> Array:
         """Pose [4, 4] at `time` in seconds."""
         pose = self.start.copy()
-        turn = rigid.from_euler(0.0, 0.0, self.yaw_rate * time)
-        pose[:3, :3] = turn[:3, :3] @ pose[:3, :3]
+        if self.yaw_rate:
+            turn = rigid.from_euler(0.0, 0.0, self.yaw_rate * time)
+            pose[:3, :3] = turn[:3, :3] @ pose[:3, :3]
         pose[:3, 3] += np.asarray(self.velocity) * time
         return pose
 
