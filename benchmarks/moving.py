@@ -265,7 +265,7 @@ def score_recording(path: Path, width: int, limit: int, stride: int,
                          if abs((o.stamp_ns - now.stamp_ns) * 1e-9 - horizon) < 0.06]
                 if found:
                     _compare_recorded(compared, camera, now, found[0], tally)
-    return {"recording": path.name, "frames": number, "things_seen": layer._numbers,
+    return {"recording": path.name, "frames": number, "things_seen": layer.things_seen,
             "dropped": layer.dropped,
             "fuse_with_layer_ms_median": round(statistics.median(observe_ms), 1)}
 

@@ -14,6 +14,7 @@ all thresholds are this package's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -23,12 +24,15 @@ import numpy.typing as npt
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory import motion_numba as kernels
+from inspatio_ros.memory import pieces_numba
+from inspatio_ros.memory.residual_flow import ResidualFlow, count_differing
 from inspatio_ros.memory.surfaces import close_gaps, reduce_depth
 from inspatio_ros.sensing.observation import Observation
 
 Array = npt.NDArray[np.float64]
 Float = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
+Pixels = npt.NDArray[np.int32]
 
 # Pixels across the picture in which motion is looked for; finer pictures are reduced first.
 WORK_WIDTH = 416
@@ -59,7 +63,7 @@ class Look:
     """An observation as motion is sought in it: reduced, grey, with gaps in depth closed.
 
     near, far: 3x3 extremes of depth [h, w]. labels int32 [h, w]: not 0 where a thing was found to
-    move; 0 everywhere until it has been compared.
+    move; 0 everywhere until it has been compared. known: pixels of known depth.
     """
 
     stamp_ns: int
@@ -70,25 +74,28 @@ class Look:
     near: Float
     far: Float
     labels: npt.NDArray[np.int32]
+    known: int
 
 
 @dataclass(frozen=True)
 class Piece:
     """A surface that moved. number: its label. pixels: of the look; said: those that said so
     themselves. displacement [3] m since the earlier look, NaN where flow could not tell; spread
-    [3] m: median deviation of the pixels that measured it."""
+    [3] m: median deviation of the pixels that measured it. places int32 [pixels]: flat."""
 
     number: int
     pixels: int
     said: int
     displacement: Array
     spread: Array
+    places: Pixels
 
 
 @dataclass(frozen=True)
 class Motion:
     """labels int32 [h, w] of the look: 0 stands, else the number of a piece. evidence int8 [h, w]:
-    1 says it moved, -1 that it stands. share: of the pixels with depth, that moved."""
+    1 says it moved, -1 that it stands, 2 nothing where something is known to move, 0 nothing.
+    share: of the pixels with depth, that moved."""
 
     labels: npt.NDArray[np.int32]
     evidence: npt.NDArray[np.int8]
@@ -108,24 +115,28 @@ def look_at(observation: Observation, width: int = WORK_WIDTH) -> Look:
         camera = camera.resized(*size)
     gray = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
     near, far = np.empty_like(depth), np.empty_like(depth)
-    kernels.extremes(depth, near, far)
+    known = int(kernels.extremes(depth, near, far))
     return Look(observation.stamp_ns, camera, observation.world_from_camera, gray, depth, near,
-                far, np.zeros(depth.shape, np.int32))
+                far, np.zeros(depth.shape, np.int32), known)
 
 
 def _tolerance(before_depth: Float, places: Float, expected: Float) -> np.float32:
     """How exact depth is, by what most pixels differ by from one look to the next."""
-    some = np.s_[2::4, 2::4]
-    should, at = expected[some], places[some]
-    height, width = before_depth.shape
-    inside = (should > 0) & (at >= 0).all(axis=2) & (at < (width - 1, height - 1)).all(axis=2)
-    at = np.rint(at[inside]).astype(np.int64)
-    with np.errstate(invalid="ignore"):
-        off = np.abs(before_depth[at[:, 1], at[:, 0]] / should[inside] - 1)
-        off = off[off < 0.15]
-    if len(off) < 200:
+    found = np.empty((expected.shape[0] // 4 + 1) * (expected.shape[1] // 4 + 1), np.float32)
+    count = kernels.off_by(before_depth, places, expected, np.float32(0.15), found)
+    if count < 100:
         return np.float32(TOLERANCE)
-    return np.float32(np.clip(TOLERANCE_FACTOR * np.median(off), *TOLERANCES))
+    return np.float32(np.clip(TOLERANCE_FACTOR * np.median(found[:count]), *TOLERANCES))
+
+
+class _Buffers:
+    """Scratch of one size of look, kept so that it is not mapped anew for each."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.places = np.empty((*shape, 2), np.float32)
+        self.expected = np.empty(shape, np.float32)
+        self.decided = np.empty(shape, np.int8)
+        self.cells = np.empty(shape, np.int32)
 
 
 class MotionSegmenter:
@@ -133,9 +144,9 @@ class MotionSegmenter:
 
     def __init__(self, up: tuple[float, float, float] | None = (0.0, 0.0, 1.0)) -> None:
         self._up = None if up is None else np.asarray(up, np.float64)
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
-        self._flow.setFinestScale(1)
+        self._flow = ResidualFlow()
         self._grid = np.empty((CELLS, CELLS), np.float32)
+        self._buffers = _Buffers((0, 0))
 
     def compare(self, now: Look, before: Look, slow: Look | None = None,
                 known: npt.NDArray[np.int32] | None = None,
@@ -149,50 +160,47 @@ class MotionSegmenter:
         int32 [h, w]: pixels within a detector's boxes, by number: such a box moves as a whole.
         standing: what `standing` gave of this look, where that is known already.
         """
-        camera = now.camera
-        rays = np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32)
-        intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32)
-        before_from_now = rigid.invert(before.world_from_camera) @ now.world_from_camera
-        shape = now.depth.shape
-        places = np.empty((*shape, 2), np.float32)
-        expected, parallax = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        kernels.expect(now.depth, rays, before_from_now[:3].astype(np.float32), intrinsics,
-                       places, expected, parallax)
-        tolerance = _tolerance(before.depth, places, expected)
-        warped = np.asarray(cv2.remap(before.gray, places[..., 0], places[..., 1],
-                                      cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
-        # The stubs do not know that no first guess may be given.
-        found = self._flow.calc(now.gray, warped, None)  # type: ignore[call-overload]
-        flow = self._without_shift(np.asarray(found, np.float32), expected)
-        smooth = cv2.blur(now.gray, (3, 3)).astype(np.float32)
-        smooth_warped = cv2.blur(warped, (3, 3)).astype(np.float32)
-        slope = np.hypot(cv2.Sobel(now.gray, cv2.CV_32F, 1, 0, scale=1 / 8),
-                         cv2.Sobel(now.gray, cv2.CV_32F, 0, 1, scale=1 / 8))
-        labels = np.zeros(shape, np.int32) if known is None else known
-        evidence = np.empty(shape, np.int8)
-        motion = np.empty((*shape, 3), np.float32)
-        kernels.judge(smooth, smooth_warped, np.asarray(slope, np.float32), flow, places,
-                      expected, parallax, now.depth, now.near, now.far, before.depth, before.near,
-                      before.far, before.labels, labels, rays, intrinsics,
-                      now.world_from_camera[:3].astype(np.float32),
-                      before.world_from_camera[:3].astype(np.float32),
-                      rigid.invert(before_from_now)[:3].astype(np.float32), tolerance,
-                      np.float32(LEAST_FLOW_PX), np.float32(NOISE),
-                      np.float32(MAX_DEPTH), evidence, motion)
-        if slow is not None:
-            earlier = rigid.invert(slow.world_from_camera) @ now.world_from_camera
-            kernels.expect(now.depth, rays, earlier[:3].astype(np.float32), intrinsics, places,
-                           expected, parallax)
-            kernels.appeared(places, expected, now.near, now.far, slow.near, tolerance,
-                             np.float32(MAX_DEPTH), evidence)
-        said = evidence == kernels.MOVING
-        evidence[(labels > 0) & (evidence == kernels.UNDECIDED)] = kernels.MOVING
         if standing is None:
             standing = self.standing(now)
-        labels, pieces = self._pieces(now, standing, evidence, said, motion, boxes)
-        count = int(np.count_nonzero(now.depth > 0))
-        share = float(np.count_nonzero(labels) / count) if count else 0.0
-        return Motion(labels, evidence, pieces, share, (now.stamp_ns - before.stamp_ns) * 1e-9)
+        camera, shape = now.camera, now.depth.shape
+        rays, intrinsics = _numbers(camera)
+        before_from_now = rigid.invert(before.world_from_camera) @ now.world_from_camera
+        forward = before_from_now[:3].astype(np.float32)
+        buffers = self._buffers_for(shape)
+        places, expected, evidence = buffers.places, buffers.expected, np.empty(shape, np.int8)
+        kernels.expect(now.depth, rays, forward, intrinsics, places, expected)
+        tolerance = _tolerance(before.depth, places, expected)
+        warped = np.asarray(cv2.remap(before.gray, places, None,  # type: ignore[call-overload]
+                                      cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+        smooth = np.asarray(cv2.blur(now.gray, (3, 3)), np.uint8)
+        smooth_warped = np.asarray(cv2.blur(warped, (3, 3)), np.uint8)
+        flow = self._flow(now.gray, warped, count_differing(
+            smooth, smooth_warped, standing, places, NOISE))
+        shift, warped = _common_shift(flow, expected), smooth_warped
+        labels = np.zeros(shape, np.int32) if known is None else known
+        noise = np.float32(NOISE)
+        kernels.judge(now.gray, smooth, warped, standing, flow, shift, places, expected,
+                      now.depth, now.near, now.far, before.depth, before.near, before.labels,
+                      labels, rays, intrinsics, forward,
+                      rigid.invert(before_from_now)[:3].astype(np.float32), tolerance,
+                      np.float32(LEAST_FLOW_PX), noise, np.float32(MAX_DEPTH), evidence)
+        if slow is not None:
+            earlier = rigid.invert(slow.world_from_camera) @ now.world_from_camera
+            kernels.appeared(now.depth, rays, earlier[:3].astype(np.float32), intrinsics, standing,
+                             now.near, now.far, slow.near, tolerance, np.float32(MAX_DEPTH),
+                             evidence)
+
+        def displacements(pixels: Pixels) -> Float:
+            motion = np.empty((3, len(pixels)), np.float32)
+            count = kernels.displacements(
+                pixels, smooth, warped, flow, shift, places, expected, now.depth, before.depth,
+                before.near, before.far, rays, now.world_from_camera[:3].astype(np.float32),
+                before.world_from_camera[:3].astype(np.float32), tolerance, noise, motion)
+            return motion[:, :count]
+
+        found, pieces = self._pieces(now, standing, evidence, labels, boxes, displacements)
+        share = sum(p.pixels for p in pieces) / now.known if now.known else 0.0
+        return Motion(found, evidence, pieces, share, (now.stamp_ns - before.stamp_ns) * 1e-9)
 
     def standing(self, look: Look) -> Mask:
         """Pixels [h, w] of known depth that are not ground."""
@@ -201,14 +209,13 @@ class MotionSegmenter:
         ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
         ahead /= max(float(np.linalg.norm(ahead)), 1e-6)
         right = np.cross(ahead, up)
-        camera = look.camera
-        rays = np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32)
-        heights = np.empty(look.depth.shape, np.float32)
-        kernels.ground_heights(look.depth, rays, up.astype(np.float32), right.astype(np.float32),
-                               ahead.astype(np.float32), np.float32(CELL), np.float32(STEEP),
-                               heights, self._grid)
-        with np.errstate(invalid="ignore"):
-            return np.asarray((look.depth > 0) & ~(heights < LEAST_HEIGHT))
+        rays, _ = _numbers(look.camera)
+        standing = np.empty(look.depth.shape, np.bool_)
+        pieces_numba.off_ground(look.depth, rays, up.astype(np.float32), right.astype(np.float32),
+                           ahead.astype(np.float32), np.float32(CELL), np.float32(STEEP),
+                           np.float32(LEAST_HEIGHT), self._grid,
+                           self._buffers_for(look.depth.shape).cells, standing)
+        return standing
 
     def up(self, world_from_camera: Array) -> Array:
         """The world's up axis [3]."""
@@ -220,46 +227,58 @@ class MotionSegmenter:
         up[axis] = np.sign(camera_up[axis])
         return up
 
-    @staticmethod
-    def _without_shift(flow: Float, expected: Float) -> Float:
-        sample = flow[::8, ::8][expected[::8, ::8] > 0]
-        if len(sample) < 100:
-            return flow
-        shift = np.median(sample, axis=0)
-        if np.abs(shift).max() > LARGEST_SHIFT_PX:
-            return flow
-        return flow - shift
+    def _buffers_for(self, shape: tuple[int, ...]) -> _Buffers:
+        if self._buffers.cells.shape != shape:
+            self._buffers = _Buffers(shape)
+        return self._buffers
 
     def _pieces(self, now: Look, standing: Mask, evidence: npt.NDArray[np.int8],
-                said: Mask, motion: Float, boxes: npt.NDArray[np.int32] | None
+                known: npt.NDArray[np.int32],
+                boxes: npt.NDArray[np.int32] | None, displacements: Callable[[Pixels], Float]
                 ) -> tuple[npt.NDArray[np.int32], tuple[Piece, ...]]:
         shape = now.depth.shape
-        queue = np.empty(now.depth.size, np.int32)
-        jump = np.float32(SURFACE_JUMP)
-        decided = np.empty(shape, np.int8)
-        kernels.spread(now.depth, standing, evidence, jump, SPREAD_PX, decided, queue)
+        buffers, jump = self._buffers_for(shape), np.float32(SURFACE_JUMP)
+        decided, queue = buffers.decided, buffers.cells.reshape(-1)
+        pieces_numba.spread(now.depth, standing, known, jump, SPREAD_PX, evidence, decided, queue)
         labels = np.empty(shape, np.int32)
-        count = kernels.connected(now.depth, decided == kernels.MOVING, jump, labels, queue)
+        found, count = pieces_numba.connected(now.depth, decided, jump, labels, queue)
+        places, flat = queue[:found].copy(), labels.reshape(-1)
         if boxes is not None:
             inside = (boxes > 0) & standing
             labels[inside] = count + boxes[inside]
             count += int(boxes.max())
+            places = np.flatnonzero(labels).astype(np.int32)
         # Few pixels belong to anything: only those are looked at from here on.
-        places = np.flatnonzero(labels)
-        flat, spoke = labels.reshape(-1)[places], said.reshape(-1)[places]
-        moving = np.bincount(flat[spoke], None, count + 1)
-        pixels = np.bincount(flat, None, count + 1)
+        numbers, spoke = flat[places], evidence.reshape(-1)[places] == kernels.MOVING
+        moving = np.bincount(numbers[spoke], None, count + 1)
+        pixels = np.bincount(numbers, None, count + 1)
         keep = (moving >= LEAST_PIXELS) & (moving >= 0.3 * pixels)
         keep[0] = False
         pieces = []
         for number in np.flatnonzero(keep):
-            own = motion.reshape(-1, 3)[places[(flat == number) & spoke]]
-            own = own[np.isfinite(own[:, 0])]
+            own = numbers == number
+            motion = displacements(places[own & spoke])
             displacement, spread = np.full(3, np.nan), np.full(3, np.nan)
-            if len(own) >= 6:
-                displacement = np.median(own, axis=0).astype(np.float64)
-                spread = np.median(np.abs(own - displacement), axis=0).astype(np.float64)
+            if motion.shape[1] >= 6:
+                displacement = np.median(motion, axis=1).astype(np.float64)
+                spread = np.median(np.abs(motion - displacement[:, None]), axis=1)
             pieces.append(Piece(int(number), int(pixels[number]), int(moving[number]),
-                                displacement, spread))
-        labels.reshape(-1)[places[~keep[flat]]] = 0
+                                displacement, spread, places[own]))
+        flat[places[~keep[numbers]]] = 0
         return labels, tuple(pieces)
+
+
+def _numbers(camera: PinholeCamera) -> tuple[Float, Float]:
+    """(1/fx, 1/fy, cx, cy), (fx, fy, cx, cy) for the kernels."""
+    return (np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32),
+            np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32))
+
+
+def _common_shift(flow: Float, expected: Float) -> Float:
+    """What all the picture is off by, px [2]: the pose's error; 0 where it is too much for one."""
+    sample = flow[::12, ::12][expected[::12, ::12] > 0]
+    if len(sample) >= 100:
+        shift = np.asarray(np.median(np.ascontiguousarray(sample.T), axis=1), np.float32)
+        if np.abs(shift).max() <= LARGEST_SHIFT_PX:
+            return shift
+    return np.zeros(2, np.float32)
