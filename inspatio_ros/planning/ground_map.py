@@ -80,13 +80,16 @@ class GroundMap:
 
     state: uint8 [H, W] of UNKNOWN, GROUND, OBSTACLE, DROP; rows along y, columns along x of the
     level frame. ground: float32 [H, W] its height there in m, NaN where it was not followed to.
-    clearance: float32 [H, W] m from a cell to the nearest OBSTACLE cell. map_from_world: [4, 4]; z
-    up, the corner of the first cell is the origin. cell: m.
+    clearance: float32 [H, W] m from a cell to the nearest OBSTACLE cell. outline: float32
+    [H, W, 4, 2] m, x and y of the outermost points that block an OBSTACLE cell, so that it counts
+    only as far as it is filled; anything elsewhere. map_from_world: [4, 4]; z up, the corner of
+    the first cell is the origin. cell: m.
     """
 
     state: npt.NDArray[np.uint8]
     ground: Float
     clearance: Float
+    outline: Float
     map_from_world: Array
     cell: float
 
@@ -134,9 +137,10 @@ def ground_map(
     step = options.step or footprint.clearance
     kernels.spread_ground(low, under, 0.0, step, footprint.height, ground, state)
     counts, level = np.zeros(low.shape, np.uint16), np.zeros(low.shape, np.uint16)
+    outline = np.empty((*low.shape, 4, 2), np.float32)
     for points, transform in clouds:
         kernels.count_above(points, transform, cell, ground, footprint.clearance,
-                            footprint.height, step, counts, level)
+                            footprint.height, step, counts, level, outline)
     # A stray point below ground that was seen is a reflection, no drop.
     state[(state == DROP) & (level >= options.min_points)] = GROUND
     state[counts >= options.min_points] = OBSTACLE
@@ -153,7 +157,7 @@ def ground_map(
         sides = np.array([mover.size[0], mover.size[0], mover.size[1], mover.size[1]]) / 2
         state.reshape(-1)[_covered(map_from_world @ mover.world_from_box, sides + _MOVER_MARGIN,
                                    cell, count)] = GROUND
-    return GroundMap(state, ground, _clearance(state, cell), map_from_world, cell)
+    return GroundMap(state, ground, _clearance(state, cell), outline, map_from_world, cell)
 
 
 def _clearance(state: npt.NDArray[np.uint8], cell: float) -> Float:

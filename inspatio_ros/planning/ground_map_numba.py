@@ -91,10 +91,12 @@ def spread_ground(low: Float, seeds: NDArray[np.int64], seed_height: float, step
 @_jit
 def count_above(points: Float, transform: Array, cell: float, ground: Float, clearance: float,
                 top: float, step: float, counts: NDArray[np.uint16],
-                level: NDArray[np.uint16]) -> None:
+                level: NDArray[np.uint16], outline: Float) -> None:
     """Count in each cell the points that rise more than `clearance` and less than `top` above it.
 
     level: those within `step` of its ground. Where the ground was not reached nothing counts.
+    outline [H, W, 4, 2]: of the counted points of a cell those of least and largest x and of least
+    and largest y; not written where nothing counts.
     """
     height, width = ground.shape
     for i in range(points.shape[1]):
@@ -109,7 +111,14 @@ def count_above(points: Float, transform: Array, cell: float, ground: Float, cle
         h = transform[2, 0] * x + transform[2, 1] * y + transform[2, 2] * z + transform[2, 3]
         above = h - ground[row, column]
         if above > clearance and above < top and counts[row, column] < 65535:
+            corners = outline[row, column]
+            first = counts[row, column] == 0
             counts[row, column] += 1
+            for k in range(4):
+                farther = (u < corners[0, 0] if k == 0 else u > corners[1, 0] if k == 1
+                           else v < corners[2, 1] if k == 2 else v > corners[3, 1])
+                if first or farther:
+                    corners[k, 0], corners[k, 1] = u, v
         if abs(above) <= step and level[row, column] < 65535:
             level[row, column] += 1
 
@@ -234,36 +243,54 @@ def _free_around(x: float, y: float, cosine: float, sine: float, sides: Array, g
     if row < 0 or column < 0 or row >= clearance.shape[0] or column >= clearance.shape[1]:
         return False
     half = math.hypot(0.5 * (sides[0] + sides[1]), 0.5 * (sides[2] + sides[3]))
-    return bool(clearance[row, column] > half + grow + cell)
+    return bool(clearance[row, column] > half + grow + 1.5 * cell)
+
+
+@_jit
+def _holds(x: float, y: float, cosine: float, sine: float, sides: Array, grow: float,
+           outline: Float) -> bool:
+    """Whether a point of an outline [4, 2] lies within a footprint grown by `grow`."""
+    for k in range(4):
+        dx, dy = outline[k, 0] - x, outline[k, 1] - y
+        along, across = cosine * dx + sine * dy, cosine * dy - sine * dx
+        if -sides[1] - grow <= along <= sides[0] + grow \
+                and -sides[3] - grow <= across <= sides[2] + grow:
+            return True
+    return False
 
 
 @_jit
 def _hits(x: float, y: float, cosine: float, sine: float, sides: Array, grow: float, cell: float,
-          state: NDArray[np.uint8], clearance: Float) -> bool:
-    """Whether the middle of an OBSTACLE cell lies within a footprint grown by `grow`."""
+          state: NDArray[np.uint8], clearance: Float, outline: Float) -> bool:
+    """Whether points of an OBSTACLE cell lie within a footprint grown by `grow`."""
     if _free_around(x, y, cosine, sine, sides, grow, cell, clearance):
         return False
     height, width = state.shape
-    reach = math.sqrt(max(sides[0], sides[1]) ** 2 + max(sides[2], sides[3]) ** 2) + 1.5 * grow
+    # Cells whose middle lies outside may reach in by half their diagonal.
+    wide = grow + 0.71 * cell
+    reach = math.sqrt(max(sides[0], sides[1]) ** 2 + max(sides[2], sides[3]) ** 2) + 1.5 * wide
     first, last = math.floor((y - reach) / cell), math.floor((y + reach) / cell)
     for row in range(max(int(first), 0), min(int(last), height - 1) + 1):
-        low, high = _columns(cosine, sine, (row + 0.5) * cell - y, sides, grow)
+        low, high = _columns(cosine, sine, (row + 0.5) * cell - y, sides, wide)
         left = max(int(math.ceil((x + low) / cell - 0.5)), 0) if low <= high else 0
         right = min(int(math.floor((x + high) / cell - 0.5)), width - 1) if low <= high else -1
         for column in range(left, right + 1):
-            if state[row, column] == OBSTACLE:
+            if state[row, column] == OBSTACLE and _holds(
+                    x, y, cosine, sine, sides, grow, outline[row, column]):
                 return True
     return False
 
 
 @_jit
 def sweep(times: Array, x: Array, y: Array, yaw: Array, speed: Array, sides: Array, cell: float,
-          state: NDArray[np.uint8], clearance: Float, visited: NDArray[np.int32], mark: int,
-          movers: Array, look_ahead: Array, near: float, drift: float, out: Array) -> None:
+          state: NDArray[np.uint8], clearance: Float, outline: Float,
+          visited: NDArray[np.int32], mark: int, movers: Array, look_ahead: Array,
+          near: float, drift: float, out: Array) -> None:
     """Drive a footprint over the map.
 
-    x, y [M] in the map. clearance [H, W]: m from a cell to the nearest OBSTACLE cell. visited
-    [H, W]: cells that this candidate, `mark`, has been over. movers [B, 8]: x, y, yaw, half
+    x, y [M] in the map. clearance [H, W]: m from a cell to the nearest OBSTACLE cell. outline
+    [H, W, 4, 2]: see count_above. visited [H, W]: cells that this candidate, `mark`, has been
+    over. movers [B, 8]: x, y, yaw, half
     length, half width at time 0, then x and y velocity and yaw rate. look_ahead [L] s, rising.
     near: m; drift: m/s: something standing within `near`, or moving within near + drift times the
     time, is a close call.
@@ -299,9 +326,10 @@ def sweep(times: Array, x: Array, y: Array, yaw: Array, speed: Array, sides: Arr
                     elif state[row, column] == DROP:
                         drops += 1.0
         if hit_still == np.inf and _hits(x[m], y[m], cosine, sine, sides, 0.0, cell, state,
-                                         clearance):
+                                         clearance, outline):
             hit_still = times[m]
-        if close == 0.0 and _hits(x[m], y[m], cosine, sine, sides, near, cell, state, clearance):
+        if close == 0.0 and _hits(x[m], y[m], cosine, sine, sides, near, cell, state,
+                                   clearance, outline):
             close = 1.0
         wide[:] = sides + near + drift * times[m]
         for b in range(movers.shape[0]):
@@ -317,7 +345,7 @@ def sweep(times: Array, x: Array, y: Array, yaw: Array, speed: Array, sides: Arr
                 break
             fx = x[m] + cosine * speed[m] * ahead
             fy = y[m] + sine * speed[m] * ahead
-            met = _hits(fx, fy, cosine, sine, sides, 0.0, cell, state, clearance)
+            met = _hits(fx, fy, cosine, sine, sides, 0.0, cell, state, clearance, outline)
             for b in range(movers.shape[0]):
                 met = met or _overlap(fx, fy, yaw[m], sides, movers[b], times[m] + ahead)
             if met:

@@ -279,7 +279,7 @@ class _Geometry:
         kernels.sweep(
             motion.times, motion.x + shift[0, 3], motion.y + shift[1, 3], motion.yaw,
             motion.speed, self._sides, self.map.cell, self.map.state, self.map.clearance,
-            self._visited, number, self._movers, self._look_ahead,
+            self.map.outline, self._visited, number, self._movers, self._look_ahead,
             options.near or self.map.cell, options.drift, out)
         return out
 

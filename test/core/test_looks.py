@@ -4,6 +4,8 @@ both."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -19,10 +21,12 @@ from inspatio_ros.planning.ground_map import (
     ground_map,
 )
 from inspatio_ros.planning.movers import MovingBox
+from inspatio_ros.planning.scores import CandidateScorer
+from inspatio_ros.planning.situation import Situation
 from inspatio_ros.sensing.observation import Observation
 from inspatio_ros.worlds.raytracing import PLAIN
 from inspatio_ros.worlds.world import ConstantVelocity, World, WorldObject, stadium
-from support.corridor import BASE_FROM_CAMERA, CAMERA, CART, box
+from support.corridor import BASE_FROM_CAMERA, CAMERA, CART, OPTIONS, ahead, box
 
 HALF_SECOND = 500_000_000
 
@@ -144,3 +148,17 @@ def test_ground_that_was_seen_before_something_hid_it_is_known() -> None:
         known[looks] = float(np.mean(state == GROUND))
     assert known[6] == 1.0
     assert known[0] < 0.9
+
+
+def test_a_thing_counts_as_far_as_its_points_reach_not_as_its_cells() -> None:
+    # Its near side lies anywhere in a cell: the gap that is left decides, to a centimetre or two.
+    for edge in (0.61, 0.64, 0.67, 0.7):
+        world = World((box("ground", (80.0, 60.0, 1.0), 20.0, 0.0, -1.0, PLAIN),
+                       box("long", (6.0, 0.4, 1.4), 5.0, edge + 0.2)), stadium(4.0, 1.0))
+        memory, last = seen(world, reach=30.0, seconds=0.4)
+        around = Situation(memory, (last,), np.eye(4), BASE_FROM_CAMERA, CAMERA, speed=1.0,
+                           movers=())
+        for gap, hits in ((0.03, False), (-0.03, True)):
+            cart = replace(CART, left=edge - gap)
+            score = CandidateScorer(cart, OPTIONS).rank([ahead("a", 1.0)], around).scores[0]
+            assert (score.terms["no_collision"] == 0.0) == hits, (edge, gap)
