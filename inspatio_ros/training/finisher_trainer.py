@@ -236,7 +236,7 @@ def train_finisher(
     (folder / "finisher_options.json").write_text(json.dumps(asdict(o), indent=2) + "\n")
     sampler = FrameSampler(clips, imagined or {}, o)
     torch.manual_seed(o.seed)
-    model = _begun(finisher, o.grain)
+    model = _begun(finisher, o.grain).requires_grad_(True)  # loaded weights do not ask for it
     averaged = {k: v.clone().float() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=o.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=0.01)

@@ -133,6 +133,8 @@ def test_grain_is_added_to_a_trained_finisher_without_changing_it(tmp_path: Path
     """Training may go on from a finisher without grain: what it has learnt stays."""
     start = Finisher(SMALL)
     torch.nn.init.normal_(start.leave.weight, std=0.1)
+    save_finisher(start, tmp_path / "start.safetensors")
+    start = load_finisher(tmp_path / "start.safetensors")
     options = FinisherTraining(steps=1, batch=1, learning_rate=0.0, grain=True)
     trained = train_finisher([toy_clip(0)], tmp_path, options, finisher=start)
     assert trained.config == replace(SMALL, grain=True)
