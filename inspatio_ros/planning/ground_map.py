@@ -37,8 +37,6 @@ _REFERENCE_POINTS = 120_000
 # Where a camera measured the ground: relative distance, and m per m of distance in height.
 _DEPTH_TOLERANCE = 0.15
 _HEIGHT_PER_METRE = 0.01
-# Points of something that moves lie a little outside of its box, m.
-_MOVER_MARGIN = 0.3
 
 
 @dataclass(frozen=True)
@@ -154,9 +152,11 @@ def ground_map(
     state = kernels.close_ground(state, ground, max(1, round(options.gap / cell)))
     state.reshape(-1)[under] = GROUND
     for mover in movers:
+        # It stands on ground; what else stands there stays.
         sides = np.array([mover.size[0], mover.size[0], mover.size[1], mover.size[1]]) / 2
-        state.reshape(-1)[_covered(map_from_world @ mover.world_from_box, sides + _MOVER_MARGIN,
-                                   cell, count)] = GROUND
+        below = _covered(map_from_world @ mover.world_from_box, sides, cell, count)
+        flat = state.reshape(-1)
+        flat[below[flat[below] == UNKNOWN]] = GROUND
     return GroundMap(state, ground, _clearance(state, cell), outline, map_from_world, cell)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,11 @@ Array = npt.NDArray[np.float64]
 _ABOVE_GROUND = 0.15
 _QUANTILES = (0.01, 0.99)
 _FEWEST_POINTS = 12
+# Points hang together when they are nearer than this over the ground, m, and m per m of distance.
+_APART, _APART_PER_METRE = 0.15, 0.015
+_MOST_CELLS = 1_000_000
+# How far a thing of which only a side is seen reaches behind it, of that side's width.
+_DEPTH_OF_WIDTH = 0.75
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +54,8 @@ def tracked_boxes(
     """The confirmed things of a layer at a time, by the clock of the observations.
 
     world_from_ground: [4, 4] with z up, its origin on the ground. A box holds the points of the
-    thing that rise above the ground. Only sides that face the camera [4, 4] are seen, so away from
-    it a thing is taken to be as long as it is wide.
+    thing that rise above the ground and hang together. Only sides that face the camera [4, 4] are
+    seen, so away from it a thing is taken to be three quarters as deep as it is wide.
     """
     found = []
     for track in layer.tracks:
@@ -69,7 +75,7 @@ def _box(track: Track, now_ns: int, world_from_ground: Array,
     points = rigid.transform_points(track.motion(patch.stamp_ns, now_ns), patch.points.T)
     axes = np.asarray(track.axes(now_ns), np.float64)
     height = rigid.transform_points(rigid.invert(world_from_ground), points)[:, 2]
-    high = points[height > _ABOVE_GROUND]
+    high = _largest_piece(points[height > _ABOVE_GROUND], world_from_camera[:3, 3])
     if len(high) < _FEWEST_POINTS:
         size = 2.0 * np.maximum(track.half[:2], 0.05)
         return (rigid.from_rotation(axes, track.center(now_ns)),
@@ -78,10 +84,28 @@ def _box(track: Track, now_ns: int, world_from_ground: Array,
     away = (low + top) / 2 - world_from_camera[:3, 3] @ axes
     widest = float(np.max(top[:2] - low[:2]))
     for k in range(2):
-        missing = widest - float(top[k] - low[k])
+        missing = max(0.0, _DEPTH_OF_WIDTH * widest - float(top[k] - low[k]))
         if away[k] > 0:
             top[k] += missing
         else:
             low[k] -= missing
-    widest = max(widest, 0.1)
-    return rigid.from_rotation(axes, axes @ ((low + top) / 2)), (widest, widest)
+    size = np.maximum(top - low, 0.1)
+    return rigid.from_rotation(axes, axes @ ((low + top) / 2)), (float(size[0]), float(size[1]))
+
+
+def _largest_piece(points: Array, camera: Array) -> Array:
+    """The points [P, 3] of those that hang together over the ground and are most.
+
+    What a picture's outline takes in of the wall behind lies apart from the thing itself.
+    """
+    if len(points) == 0:
+        return points
+    spacing = max(_APART, _APART_PER_METRE * float(np.linalg.norm(np.median(points, 0) - camera)))
+    cells = np.floor(points[:, :2] / spacing).astype(np.int64)
+    cells -= cells.min(axis=0)
+    if int(np.prod(cells.max(axis=0) + 1)) > _MOST_CELLS:
+        return points
+    taken = np.zeros(cells.max(axis=0) + 1, np.uint8)
+    taken[cells[:, 0], cells[:, 1]] = 1
+    pieces = cv2.connectedComponents(taken, connectivity=8)[1][cells[:, 0], cells[:, 1]]
+    return np.asarray(points[pieces == np.argmax(np.bincount(pieces))])

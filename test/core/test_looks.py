@@ -5,6 +5,7 @@ both."""
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from inspatio_ros.planning.ground_map import (
     GroundOptions,
     ground_map,
 )
-from inspatio_ros.planning.movers import MovingBox
+from inspatio_ros.planning.movers import MovingBox, tracked_boxes
 from inspatio_ros.planning.scores import CandidateScorer
 from inspatio_ros.planning.situation import Situation
 from inspatio_ros.sensing.observation import Observation
@@ -162,3 +163,30 @@ def test_a_thing_counts_as_far_as_its_points_reach_not_as_its_cells() -> None:
             cart = replace(CART, left=edge - gap)
             score = CandidateScorer(cart, OPTIONS).rank([ahead("a", 1.0)], around).scores[0]
             assert (score.terms["no_collision"] == 0.0) == hits, (edge, gap)
+
+
+def test_what_stands_close_to_a_moving_thing_stays() -> None:
+    world = passing(1.0, (6.0, 0.3))
+    beside = box("beside", (0.4, 0.4, 1.4), 6.0, 0.9)  # 0.15 m from it
+    memory, last = seen(World((*world.objects[:-1], beside, world.objects[-1]),
+                              world.drive_path), reach=30.0)
+    state = made_map(memory, last, (mover_of(world),))
+    front = np.array([[(5.75, y, 0.0), (5.85, y, 0.0)] for y in (0.75, 0.85, 0.95, 1.05)])
+    assert (state.at(front.reshape(-1, 3)) == OBSTACLE).reshape(4, 2).any(1).all()
+    # Below the moving thing itself is ground, and behind it nobody knows.
+    assert state.at(np.array([[6.0, 0.3, 0.0]])) == GROUND
+
+
+def test_the_wall_behind_a_moving_thing_is_no_part_of_it() -> None:
+    rng = np.random.default_rng(0)
+    side = rng.uniform((5.0, -0.6, 0.2), (5.02, 0.6, 1.5), (400, 3))
+    wall = rng.uniform((5.2, 1.6, 0.2), (9.0, 1.62, 1.5), (150, 3))
+    points = np.concatenate([side, wall]).T.astype(np.float32)
+    track = SimpleNamespace(
+        confirmed=True, velocity=np.array([0.0, 1.0, 0.0]), turn_rate=0.0,
+        patch=SimpleNamespace(points=points, stamp_ns=0),
+        motion=lambda since, until: np.eye(4), axes=lambda at: np.eye(3))
+    (found,) = tracked_boxes(SimpleNamespace(tracks=[track]), 0, np.eye(4), np.eye(4))
+    # Three quarters as deep as it is wide, away from the camera.
+    np.testing.assert_allclose(found.size, (0.9, 1.2), atol=0.05)
+    np.testing.assert_allclose(found.world_from_box[:2, 3], (5.45, 0.0), atol=0.05)
