@@ -13,7 +13,8 @@ pixels that show moving things then, those drawn at the right depth (10 %). stat
 that show no moving thing and both views cover. still_psnr: the same on the street without traffic,
 where the layer must change nothing. center_m: of things followed, how far their centre, carried by
 the layer, is from the true one; constant_m: how far it is if they stay. In recordings nobody knows
-the truth: there the centre is compared with where the layer itself sees the thing later.
+the truth: there the centre is compared with where the layer itself sees the thing later, of things
+that the picture's rim cuts off neither then nor now.
 """
 
 from __future__ import annotations
@@ -255,7 +256,7 @@ def score_recording(path: Path, width: int, limit: int, stride: int,
                 waiting = _judge_waiting(waiting, layer.tracks, now.stamp_ns, tallies)
             if fused_ns == now.stamp_ns and number >= 8:
                 waiting += [(t.number, now.stamp_ns, h, t.mean[:6].copy()) for t in layer.tracks
-                            if t.confirmed and t.patch.stamp_ns == now.stamp_ns for h in tallies]
+                            if t.confirmed and _whole(t, now.stamp_ns) for h in tallies]
             if number < 8 or number % stride:
                 continue
             camera = now.camera.resized(width, round(width * now.camera.height
@@ -296,6 +297,11 @@ def _compare_recorded(compared: dict[str, WorldMemory], camera: PinholeCamera, n
         tally.coverage[name] += guide.coverage
 
 
+def _whole(track: Track, stamp_ns: int) -> bool:
+    """Whether it is seen at that time, and no rim cuts it off: else its middle is another."""
+    return bool(track.sights) and track.sights[-1][0] == stamp_ns
+
+
 def _judge_waiting(waiting: list[tuple[int, int, float, np.ndarray]], tracks: list[Track],
                    stamp_ns: int, tallies: dict[float, Tally]
                    ) -> list[tuple[int, int, float, np.ndarray]]:
@@ -306,8 +312,7 @@ def _judge_waiting(waiting: list[tuple[int, int, float, np.ndarray]], tracks: li
         age = (stamp_ns - then_ns) * 1e-9
         if age < horizon - 0.06:
             left.append((number, then_ns, horizon, state))
-        elif age < horizon + 0.15 and number in by_number and (
-                by_number[number].patch.stamp_ns == stamp_ns):
+        elif age < horizon + 0.15 and number in by_number and _whole(by_number[number], stamp_ns):
             seen = by_number[number].mean[:3]
             tally = tallies[horizon]
             tally.center.append(float(np.linalg.norm(state[:3] + state[3:] * age - seen)))

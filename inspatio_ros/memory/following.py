@@ -17,6 +17,7 @@ from inspatio_ros.memory.cutouts import (
     sample_of,
     with_feet,
 )
+from inspatio_ros.memory.displacement import Displacement, DisplacementSearch
 from inspatio_ros.memory.motion import Look, Motion, Piece
 from inspatio_ros.memory.tracks import MIDDLE_NOISE, Track, box_axes, heading_of, new_track
 from inspatio_ros.sensing.observation import Observation
@@ -35,6 +36,17 @@ CLEAR = 2.5
 FLOW_BIAS_PX = 0.3
 # Deviation of a velocity by flow that nothing else confirms, m/s; falls with the sights.
 UNCHECKED_FLOW = 2.0
+# Farther than this across the picture flow may take one part of a thing for another, px. A thing
+# that the rim cuts off may have come by so much since the earlier look, m.
+FLOW_REACH_PX, RIM_SPEED = 24.0, 1.0
+# Such a thing is looked for, if it has so many points, up to so fast, m/s, over so long a time, s;
+# near its expected place when its speed is known so well, m/s.
+SEARCH_PIXELS, FASTEST, SEARCH_SECONDS, SEARCH_DEVIATION = 120, 15.0, 0.45, 1.5
+# Cost from which a way is not believed; how much worse another way must be; error of the way, px.
+SEARCH_COST, LEAST_DOUBT, SEARCH_PX = 0.35, 0.05, 1.0
+# With so many points or more a thing may only be taken to move when its way explains what both
+# looks show by so much better than that it stands.
+SEARCH_LEAST, STAND_MARGIN = 30, 0.03
 
 
 class Follower:
@@ -50,11 +62,12 @@ class Follower:
         self._min_speed, self._forget_after = min_speed, forget_after
         self._max_objects = max_objects
 
-    def follow(self, observation: Observation, look: Look, motion: Motion, marks: Marks,
-               counts: dict[int, Array], up: Array) -> None:
+    def follow(self, observation: Observation, look: Look, before: Look, motion: Motion,
+               marks: Marks, counts: dict[int, Array], up: Array) -> None:
         """Give each piece to a track or a new one, and look after tracks without a piece.
 
-        marks int32 [h, w]: where the tracks are expected, by number; changed to where they are.
+        before: the look that the motion is since. marks int32 [h, w]: where the tracks are
+        expected, by number; changed to where they are.
         counts: of their points, by number (`kernels.mark`). up [3]: of the world.
         """
         owners = self._owners(look, motion, marks)
@@ -68,9 +81,9 @@ class Follower:
                 places = np.concatenate([places, own[evidence[own] != kernels.STATIC]])
             cut = cutout(places, look.depth.shape[1])
             if number > 0:
-                cut = self._seen(by_number[number], observation, look, cut, pieces, motion)
+                cut = self._seen(by_number[number], observation, look, before, cut, pieces, motion)
             else:
-                self._begin(observation, look, cut, pieces, motion, up)
+                self._begin(observation, look, before, cut, pieces, motion, up)
             marks[cut.window][cut.mask] = self.tracks[-1].number if number <= 0 else number
         for track in by_number.values():
             if track.number not in owners:
@@ -109,15 +122,15 @@ class Follower:
             owners.setdefault(owner, []).append(piece)
         return owners
 
-    def _begin(self, observation: Observation, look: Look, cut: Cutout, pieces: list[Piece],
-               motion: Motion, up: Array) -> None:
+    def _begin(self, observation: Observation, look: Look, before: Look, cut: Cutout,
+               pieces: list[Piece], motion: Motion, up: Array) -> None:
         points, _ = sample_of(look, cut)
         self.numbers += 1
         middle = middle_of(points)
         track = new_track(self.numbers, look.stamp_ns, middle,
                           patch_of(observation, look, cut), up)
         self.tracks.append(track)
-        _take_velocity(track, look, pieces, motion)
+        _measure(track, look, before, cut, points, pieces, motion)
         _fit_box(track, points)
         track.trail.append((look.stamp_ns, track.center(look.stamp_ns)))
         if not cut.at_rim(look.depth.shape):
@@ -133,11 +146,12 @@ class Follower:
                 track.sure >= SURE_SIGHTS):
             track.confirmed = True
 
-    def _seen(self, track: Track, observation: Observation, look: Look, cut: Cutout,
-              pieces: list[Piece], motion: Motion) -> Cutout:
+    def _seen(self, track: Track, observation: Observation, look: Look, before: Look,
+              cut: Cutout, pieces: list[Piece], motion: Motion) -> Cutout:
         """Learn from a sight of a track; what of the look is its own."""
         points, _ = sample_of(look, cut)
-        before, seconds = track.velocity.copy(), (look.stamp_ns - track.seen_ns) * 1e-9
+        known = track.confirmed
+        velocity, seconds = track.velocity.copy(), (look.stamp_ns - track.seen_ns) * 1e-9
         # What is seen of a thing changes: its middle is worth less than its flow, and nothing
         # when the picture's rim cuts it off.
         if not cut.at_rim(look.depth.shape):
@@ -146,9 +160,9 @@ class Follower:
             track.sights.append((look.stamp_ns, middle))
         else:
             track.sights.clear()
-        _take_velocity(track, look, pieces, motion)
+        _measure(track, look, before, cut, points, pieces, motion)
         if track.hits > 2:
-            track.follow_turn(before, seconds)
+            track.follow_turn(velocity, seconds)
         track.hits += 1
         track.still = track.through = 0
         track.seen_ns = look.stamp_ns
@@ -157,6 +171,8 @@ class Follower:
         track.patch = patch_of(observation, look, cut)
         track.trail.append((look.stamp_ns, track.center(look.stamp_ns)))
         self._judge(track, pieces)
+        if track.confirmed and not known:
+            track.confirmed = _borne_out(track, look, before, points, motion.seconds)
         return cut
 
     @staticmethod
@@ -172,6 +188,76 @@ class Follower:
         in_view, _, through = (int(c) for c in counts)
         if in_view and through > 0.5 * in_view:
             track.through += 1
+
+
+def _measure(track: Track, look: Look, before: Look, cut: Cutout, points: Array,
+             pieces: list[Piece], motion: Motion) -> None:
+    """How fast it goes: by flow, or, near by, where flow fails, by looking for it."""
+    found = None
+    if _too_far_for_flow(track, look, cut, pieces, points):
+        found = _looked_for(track, look, before, points, motion.seconds)
+    if found is None:
+        _take_velocity(track, look, pieces, motion)
+        return
+    ray = points.mean(axis=0) - look.world_from_camera[:3, 3]
+    distance = float(np.linalg.norm(ray))
+    ray /= distance
+    noise = (SEARCH_PX * distance / look.camera.fx) ** 2 * np.eye(3) + (
+        0.01 * distance) ** 2 * np.outer(ray, ray)
+    noise /= motion.seconds**2
+    if found.doubt < LEAST_DOUBT:
+        noise += UNCHECKED_FLOW**2 * np.eye(3)
+    track.measure_velocity(found.vector / motion.seconds, noise)
+    track.keep_level()
+
+
+def _too_far_for_flow(track: Track, look: Look, cut: Cutout, pieces: list[Piece], points: Array
+                      ) -> bool:
+    """Whether it may have gone so far across the picture that flow takes it for another."""
+    if len(points) < SEARCH_PIXELS:
+        return False
+    scale = look.camera.fx / max(float(np.linalg.norm(
+        points.mean(axis=0) - look.world_from_camera[:3, 3])), 0.1)
+    ways = [p.displacement for p in pieces if np.isfinite(p.displacement).all()]
+    fastest = max((float(np.linalg.norm(w)) for w in ways), default=0.0) * scale
+    return fastest > FLOW_REACH_PX or (
+        cut.at_rim(look.depth.shape) and RIM_SPEED * scale > FLOW_REACH_PX)
+
+
+def _borne_out(track: Track, look: Look, before: Look, points: Array, seconds: float) -> bool:
+    """Whether both looks speak for its way rather than for that it stood: depth and flow err.
+
+    What is too small, or was not seen for too long, is believed.
+    """
+    if seconds > SEARCH_SECONDS or len(points) < SEARCH_LEAST:
+        return True
+    search = _search(track, look, before, points)
+    went = search.cost(track.velocity * seconds)
+    return went + STAND_MARGIN < search.cost(np.zeros(3))
+
+
+def _search(track: Track, look: Look, before: Look, points: Array) -> DisplacementSearch:
+    earlier = np.flatnonzero(before.labels == track.number).astype(np.int32)
+    if not len(earlier):
+        return DisplacementSearch(look, before, points, None, track.up)
+    own, _ = sample_of(before, cutout(earlier, before.depth.shape[1]))
+    return DisplacementSearch(look, before, points, own.T.astype(np.float32), track.up)
+
+
+def _looked_for(track: Track, look: Look, before: Look, points: Array, seconds: float
+                ) -> Displacement | None:
+    """Its way since the earlier look, near what is expected of it or, where that is not borne
+    out, anywhere."""
+    if seconds > SEARCH_SECONDS:
+        return None
+    search = _search(track, look, before, points)
+    deviation = float(np.sqrt(np.linalg.eigvalsh(track.covariance[3:, 3:])[-1]))
+    if track.hits > 1 and deviation < SEARCH_DEVIATION:
+        found = search.best(track.velocity * seconds, (0.5 + 3 * deviation) * seconds)
+        if found is not None and found.cost < SEARCH_COST:
+            return found
+    found = search.best(np.zeros(3), FASTEST * seconds)
+    return found if found is not None and found.cost < SEARCH_COST else None
 
 
 def _take_velocity(track: Track, look: Look, pieces: list[Piece], motion: Motion) -> None:

@@ -165,7 +165,7 @@ class MovingLayer:
             if motion.share > self.options.max_share:
                 self.dropped["view_filled"] += 1
             else:
-                self._follower.follow(observation, look, motion, marks, counts,
+                self._follower.follow(observation, look, before, motion, marks, counts,
                                       self._segmenter.up(look.world_from_camera))
                 self._name(boxes, words, marks)
         self.dropped["too_many"] += self._follower.retire(look.stamp_ns)
