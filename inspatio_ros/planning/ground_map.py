@@ -143,13 +143,14 @@ def ground_map(
     state[(state == DROP) & (level >= options.min_points)] = GROUND
     state[counts >= options.min_points] = OBSTACLE
     looks: list[Observation | Look] = [*references[:3], *memory.looks.newest_first]
+    hidden = np.zeros(state.shape, np.bool_)
     for look in looks:
         camera = look.camera
         kernels.see_ground(
             state, ground, cell, rigid.invert(map_from_world @ look.world_from_camera),
             np.array([camera.fx, camera.fy, camera.cx, camera.cy]), look.depth,
-            _DEPTH_TOLERANCE, footprint.clearance / 2, _HEIGHT_PER_METRE)
-    state = kernels.close_ground(state, ground, max(1, round(options.gap / cell)))
+            _DEPTH_TOLERANCE, footprint.clearance / 2, _HEIGHT_PER_METRE, hidden)
+    state = kernels.close_ground(state, ground, hidden, max(1, round(options.gap / cell)))
     state.reshape(-1)[under] = GROUND
     for mover in movers:
         # It stands on ground; what else stands there stays.

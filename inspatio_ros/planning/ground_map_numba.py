@@ -126,12 +126,13 @@ def count_above(points: Float, transform: Array, cell: float, ground: Float, cle
 @_jit
 def see_ground(state: NDArray[np.uint8], ground: Float, cell: float, camera_from_map: Array,
                intrinsics: Array, depth: Float, tolerance: float, rise: float,
-               rise_per_metre: float) -> None:
+               rise_per_metre: float, hidden: NDArray[np.bool_]) -> None:
     """Turn UNKNOWN cells into GROUND where a camera [4, 4] measured the ground that is expected.
 
     depth [h, w] m. A cell's middle must lie in the picture, and what the pixel there measured must
-    lie within `tolerance` of its distance and within rise + rise_per_metre times the distance of
-    its height.
+    lie within `tolerance` of its distance and within `rise`, where it lies behind the cell plus
+    rise_per_metre times the distance, of its height. hidden [H, W]: set where it measured
+    something clearly nearer instead.
     """
     rows, columns = depth.shape
     fx, fy, cx, cy = intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3]
@@ -153,20 +154,31 @@ def see_ground(state: NDArray[np.uint8], ground: Float, cell: float, camera_from
             if not measured > 0:
                 continue
             along = measured - d
+            if along < -tolerance * d:
+                hidden[row, column] = True
+                continue
             # How far the measured point lies above the cell: along the ray by `along`.
             higher = along * (t[0, 2] * px + t[1, 2] * py + t[2, 2])
-            if abs(along) <= tolerance * d and abs(higher) <= rise + rise_per_metre * d:
+            # Nearer than the cell it may be the foot of what hides the cell.
+            slack = rise + rise_per_metre * d if along > 0.0 else rise
+            if abs(along) <= tolerance * d and abs(higher) <= slack:
                 state[row, column] = GROUND
 
 
 @_jit
-def close_ground(state: NDArray[np.uint8], ground: Float, reach: int) -> NDArray[np.uint8]:
-    """`state` with gaps of at most `reach` UNKNOWN cells between GROUND filled."""
+def close_ground(state: NDArray[np.uint8], ground: Float, hidden: NDArray[np.bool_], reach: int
+                 ) -> NDArray[np.uint8]:
+    """`state` with gaps of at most `reach` UNKNOWN cells between GROUND filled.
+
+    hidden [H, W]: cells that stay unknown: not between the lines of a picture, but behind
+    something.
+    """
     closed = state.copy()
     height, width = state.shape
     for row in range(height):
         for column in range(width):
-            if state[row, column] != UNKNOWN or math.isnan(ground[row, column]):
+            if state[row, column] != UNKNOWN or hidden[row, column] \
+                    or math.isnan(ground[row, column]):
                 continue
             for k in range(4):
                 dr = 0 if k == 0 else 1

@@ -190,3 +190,15 @@ def test_the_wall_behind_a_moving_thing_is_no_part_of_it() -> None:
     # Three quarters as deep as it is wide, away from the camera.
     np.testing.assert_allclose(found.size, (0.9, 1.2), atol=0.05)
     np.testing.assert_allclose(found.world_from_box[:2, 3], (5.45, 0.0), atol=0.05)
+
+
+def test_the_narrow_shadow_of_a_post_stays_unknown() -> None:
+    world = World((box("ground", (80.0, 60.0, 1.0), 20.0, 0.0, -1.0, PLAIN),
+                   box("post", (0.2, 0.2, 2.0), 5.0, 0.0)), stadium(4.0, 1.0))
+    memory, last = seen(world, reach=30.0, seconds=1.0)
+    made = made_map(memory, last, ())
+    # 0.25 to 0.4 m wide: narrower than what is bridged between the lines of a picture.
+    shadow = np.array([[x, 0.0, 0.0] for x in np.arange(6.0, 9.0, 0.1)])
+    assert (made.at(shadow) == UNKNOWN).mean() > 0.9
+    beside = shadow + (0.0, 0.8, 0.0)
+    assert (made.at(beside) == GROUND).all()
