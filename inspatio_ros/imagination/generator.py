@@ -21,6 +21,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
 from inspatio_ros.imagination.denoiser import BlockDenoiser
 from inspatio_ros.imagination.filler import GeometricFiller, GeometricSession
+from inspatio_ros.imagination.grain import Grain
 from inspatio_ros.imagination.long_rollouts import LongRollout, RolloutHistory
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.imagination.retrieved import (
@@ -108,6 +109,10 @@ class GeneratorBackend:
         """Start requests that share camera, prompt, references and length."""
         return GeneratorSession(self, requests)
 
+    def hold_rollouts(self, reanchor: float, keyframes: int) -> None:
+        """What keeps the requests to come from drifting (`LongRollout`); ValueError if wrong."""
+        self.long_rollout = LongRollout(reanchor, keyframes)
+
     def use_prompt(self, prompt: str) -> None:
         """Have the text of `prompt` in place."""
         if prompt != self._prompt:
@@ -179,6 +184,8 @@ class _Lane:
         # Of the finisher's texture: it stays where it is while the request lasts.
         self.grain: Tensor | None = None
         self.filled: Sequence[Image] = ()
+        self.known: Sequence[Known] = ()
+        self._fine: Grain | None = None
 
     def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
         """A block's pictures at size (width, height).
@@ -188,11 +195,19 @@ class _Lane:
         if made.dtype == np.uint8:
             return [resized_picture(image, size) for image in made]
         pictures = []
-        for filled, change in zip(self.filled, made, strict=True):
+        for filled, change, known in zip(self.filled, made, self.known, strict=True):
             added = cv2.resize(change, size, interpolation=cv2.INTER_LINEAR)
-            whole = np.rint(filled + added).clip(0, 255)
-            pictures.append(np.asarray(whole, dtype=np.uint8))
+            whole = np.asarray(np.rint(filled + added).clip(0, 255), dtype=np.uint8)
+            pictures.append(self._grained(whole, known))
         return pictures
+
+    def _grained(self, picture: Image, known: Known) -> Image:
+        """With the detail that the model's own size has no room for, if it makes texture."""
+        if self.grain is None:
+            return picture
+        if self._fine is None:
+            self._fine = Grain((picture.shape[1], picture.shape[0]), self.seed)
+        return self._fine.add(picture, known)
 
 
 @dataclass(frozen=True)
@@ -200,7 +215,8 @@ class _Shown:
     """What the model is shown of a block of T frames.
 
     render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
-    [T, 1, H, W] in [-1, 1]: the same in pixels. pictures: the filled ones, as large as the guides.
+    [T, 1, H, W] in [-1, 1]: the same in pixels. pictures, settled: the filled ones and what of
+    them is known, as large as the guides.
     """
 
     render: Tensor
@@ -208,6 +224,7 @@ class _Shown:
     filled: Tensor
     known: Tensor
     pictures: Sequence[Image]
+    settled: Sequence[Known]
 
 
 class GeneratorSession:
@@ -249,6 +266,11 @@ class GeneratorSession:
         backend.use_prompt(first.prompt)
         width, height = self._size
         self._grid = backend.config.grid_of(height, width)
+
+    @property
+    def recalled(self) -> int:
+        """Blocks that were shown an older block than the last (`long_rollout.keyframes`)."""
+        return self._past.recalled
 
     def fill(self, guides: Sequence[Guide], references: Sequence[Observation]) -> list[Image]:
         """Pictures of one block at the request's size; lookahead guides get none."""
@@ -341,7 +363,7 @@ class GeneratorSession:
             finished = self._backend.finisher.forward(
                 frames, shown.filled, shown.known, self._seen.expand_as(frames),
                 self._grain(lane))
-            lane.filled = shown.pictures
+            lane.filled, lane.known = shown.pictures, shown.settled
             scaled = (finished - shown.filled).mul(127.5).to(torch.float32)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
@@ -452,7 +474,7 @@ class GeneratorSession:
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
         mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
         return _Shown(render_latents, mask_latents, render[0, :frames], mask[0, :frames, None],
-                      tuple(filled[:frames]))
+                      tuple(filled[:frames]), tuple(g.settled for g in guides[:frames]))
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)
