@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -36,19 +36,25 @@ class Imagined:
     finished: bool
 
 
-@dataclass
 class Pace:
-    """Seconds of one block of one candidate by picture size, as last measured."""
+    """Seconds of one block of one candidate by picture size: the less of the last two.
 
-    seconds: dict[tuple[int, int], float] = field(default_factory=dict)
+    A single slow block, as when code is compiled or the machine stalls, must not be what is
+    reckoned with from then on: nothing would be begun, so nothing would be measured anew.
+    """
+
+    def __init__(self) -> None:
+        self._lately: dict[tuple[int, int], tuple[float, ...]] = {}
 
     def expected(self, camera: PinholeCamera, lanes: int) -> float:
-        """Seconds that a block of so many candidates may take, 0 when nothing is known."""
-        return _SLACK * lanes * self.seconds.get(camera.size, 0.0)
+        """Seconds that a block of so many candidates may take, 0 before two were measured."""
+        lately = self._lately.get(camera.size, ())
+        return _SLACK * lanes * min(lately) if len(lately) == 2 else 0.0
 
     def note(self, camera: PinholeCamera, lanes: int, seconds: float) -> None:
         """One block took so long."""
-        self.seconds[camera.size] = seconds / lanes
+        lately = self._lately.get(camera.size, ())
+        self._lately[camera.size] = (*lately, seconds / lanes)[-2:]
 
 
 class CandidateViews:
@@ -103,7 +109,7 @@ class CandidateViews:
         backend = self._engine.backend
         blocks = 1 + max(0, -(-(count - backend.first_block_frames) // backend.block_frames))
         each = self.pace.expected(camera, 1) * blocks
-        if each == 0.0:  # never measured: one is enough to find out
+        if each == 0.0:  # hardly measured: one is enough to find out
             return 1 if left > 0 else 0
         return min(most, int(max(left, 0.0) / each)) if left < float("inf") else most
 

@@ -95,7 +95,7 @@ class CandidateScorer:
         self.options = options or ScoreOptions()
         self.views = views
         self.trust: Mapping[str, float] = {}
-        self._judging_seconds = 0.0
+        self._judging_seconds: tuple[float, ...] = (0.0, 0.0)
         # Called with the views of each candidate as they are made.
         self.on_views: Callable[[Imagined], None] | None = None
 
@@ -192,8 +192,8 @@ class CandidateScorer:
         done: set[str] = set()
 
         def left() -> float:
-            # What is made must be judged too.
-            return time_left() - _SLACK * self._judging_seconds * len(best)
+            # What is made must be judged too; a single slow judgement is no measure, see Pace.
+            return time_left() - _SLACK * min(self._judging_seconds) * len(best)
 
         for made in self.views.along(best, situation, left):
             if made is None or len(made.frames) < 2:
@@ -205,7 +205,7 @@ class CandidateScorer:
             draft = drafts[id]
             start = time.perf_counter()
             terms = {**draft.terms, FUTURE: future_consistency(made.frames)}
-            self._judging_seconds = max(time.perf_counter() - start, self._judging_seconds / 2)
+            self._judging_seconds = self._judging_seconds[-1], time.perf_counter() - start
             drafts[id] = replace(draft, terms=terms,
                                  frames_imagined=draft.frames_imagined + len(made.frames))
             if made.finished and made.level == len(self.views.levels) - 1:

@@ -21,7 +21,7 @@ from inspatio_ros.planning.ground_map import (
     UNKNOWN,
     ground_map,
 )
-from inspatio_ros.planning.imagining import CandidateViews
+from inspatio_ros.planning.imagining import CandidateViews, Pace
 from inspatio_ros.planning.scores import (
     CandidateScorer,
     MovingBox,
@@ -320,15 +320,39 @@ def test_what_cannot_be_imagined_in_time_is_partial(
     blocked: Situation, imaginer: CandidateScorer
 ) -> None:
     candidates = [ahead("right", 1.2, -1.5), ahead("half", 0.6, -0.8)]
-    imaginer.rank(candidates, blocked, imagine=2)  # how long a block takes is known from now on
-    assert imaginer.views is not None
-    imaginer.views.pace.seconds = {size: 1e3 for size in imaginer.views.pace.seconds}
+    views = imaginer.views
+    assert views is not None
+    cameras = [blocked.camera.resized(round(blocked.camera.width * scale),
+                                      round(blocked.camera.height * scale))
+               for scale, _ in views.levels]
+    for camera in cameras * 2:
+        views.pace.note(camera, 1, 1e3)
     start = time.monotonic()
     ranking = imaginer.rank(candidates, blocked, imagine=2, deadline=start + 60.0)
     assert time.monotonic() - start < 30.0
     assert [s.state for s in ranking.scores] == [State.PARTIAL] * 2
     assert all(s.frames_imagined == 0 and s.score > 0 for s in ranking.scores)
-    imaginer.views.pace.seconds.clear()
+    views.pace = Pace()
+
+
+def test_one_slow_block_is_not_reckoned_with_for_good(
+    blocked: Situation, imaginer: CandidateScorer
+) -> None:
+    views = imaginer.views
+    assert views is not None
+    views.pace = Pace()
+    assert views.pace.expected(blocked.camera, 1) == 0.0
+    for seconds in (0.02, 30.0):  # the second one waited for a compiler
+        views.pace.note(blocked.camera, 2, seconds)
+    assert views.pace.expected(blocked.camera, 2) == pytest.approx(1.3 * 0.02)
+    ranking = imaginer.rank([ahead("right", 1.2, -1.5)], blocked, imagine=1,
+                            deadline=time.monotonic() + 60.0)
+    assert ranking.scores[0].state == State.COMPLETE
+    # Slow twice is slow.
+    for seconds in (30.0, 40.0):
+        views.pace.note(blocked.camera, 1, seconds)
+    assert views.pace.expected(blocked.camera, 1) == pytest.approx(1.3 * 30.0)
+    views.pace = Pace()
 
 
 def test_views_without_an_engine_are_refused(blocked: Situation, scorer: CandidateScorer) -> None:
