@@ -21,6 +21,7 @@ from inspatio_ros.depth.estimator import EstimatorError
 from inspatio_ros.depth.from_motion import ESTIMATE
 from inspatio_ros.files.bag_observations import BagOptions
 from inspatio_ros.imagination.backends import AUTO, BACKENDS, PUBLIC, BackendOptions
+from inspatio_ros.imagination.long_rollouts import LongRollout
 from inspatio_ros.model.weights import WeightsError
 from inspatio_ros.pipeline.camera_plan import MotionOptions
 from inspatio_ros.pipeline.clips import Clip, ClipError, find_clips
@@ -34,6 +35,7 @@ from inspatio_ros.pipeline.run import (
     RunOptions,
     resolve_trajectory,
 )
+from inspatio_ros.pipeline.steps import read_record
 from inspatio_ros.pipeline.workers import GpuLists, run_on_gpus
 
 SOME_FAILED = 1
@@ -92,6 +94,10 @@ def _add_own(group: argparse._ArgumentGroup) -> None:
     add("--weights", type=Path, help="folder of the preset's weights")
     add("--steps", type=int, nargs="+", default=[], help="listed denoising steps")
     add("--device", default="", help="torch's name, like cuda:0 or cpu")
+    add("--reanchor", type=float, default=0.0, metavar="SHARE",
+        help="hold the model's history to the source's statistics, 0 to 1")
+    add("--keyframes", type=int, default=0, metavar="N",
+        help="older blocks that a model is shown again where the camera comes back")
     add("--mode", default="auto", choices=("auto", "model", "composite"),
         help="the model's picture as it is, or only where geometry knows nothing")
     add("--parity", action="store_true", help="the release's own conventions: smoothed motion, "
@@ -133,7 +139,8 @@ def run(args: argparse.Namespace) -> int:
     except (CaptionError, EstimatorError) as error:
         raise ValueError(str(error)) from error
     for name, folder in result.folders.items():
-        print(f"{name}: {folder / 'index.html'} {_coverage_line(folder, options)}")
+        print(f"{name}: {folder / 'index.html'} {_coverage_line(folder, options)}"
+              f"{_drift_line(folder)}")
     if result.failures:
         print(f"{len(result.failures)} of {len(clips)} clips failed: "
               f"{', '.join(result.failures)}", file=sys.stderr)
@@ -150,6 +157,15 @@ def _coverage_line(folder: Path, options: RunOptions) -> str:
         line += ("; the trajectory leaves what the recording shows: --relative_to_source carries "
                  "it along with the recording's camera")
     return line
+
+
+def _drift_line(folder: Path) -> str:
+    """That the pictures have moved away from what was seen, and what may help; else empty."""
+    drift = (read_record(folder) or {}).get("drift") or {}
+    if not drift.get("blocks_drifting"):
+        return ""
+    return (f"; colours, contrast or sharpness drift from block {drift['first_drifting']} on: "
+            "--reanchor 0.5 holds them to the source")
 
 
 def _clips(args: argparse.Namespace) -> list[Clip]:
@@ -238,7 +254,8 @@ def _backend(args: argparse.Namespace) -> BackendOptions:
         parts["tiny_vae"] = tae
     steps = tuple(args.steps) or _steps_of(args.config_path)
     return BackendOptions(name, weights, args.device, steps, full_vae=not args.use_tae,
-                          compile=args.compile_dit, seed=args.seed, parts=parts)
+                          compile=args.compile_dit, seed=args.seed, parts=parts,
+                          long_rollout=LongRollout(args.reanchor, args.keyframes))
 
 
 def _steps_of(config: Path | None) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -90,32 +91,92 @@ class DriftMonitor:
 
     def add(self, pictures: Sequence[Image], guides: Sequence[Guide]) -> Drift:
         """Take in a block: pictures uint8 [H, W, 3] and the guides that they were made from."""
-        shown, known, edges, true_edges = [], [], [], []
+        made, known = _Statistics(), _Statistics()
         for picture, guide in zip(pictures, guides, strict=True):
-            backed = guide.provenance >= Provenance.MEMORY
+            backed = (guide.provenance >= Provenance.MEMORY).view(np.uint8)
             if np.count_nonzero(backed) < _LEAST_PIXELS:
                 continue
-            shown.append(picture[backed].astype(np.float64))
-            known.append(guide.image[backed].astype(np.float64))
             # Borders of holes are no edges of the picture.
             inner = backed[:-1, :-1] & backed[1:, :-1] & backed[:-1, 1:]
-            edges.append(_gradients(picture)[inner])
-            true_edges.append(_gradients(guide.image)[inner])
-        if not shown:
+            made.add(picture, backed, inner)
+            known.add(guide.image, backed, inner)
+        if not made.pixels:
             drift = Drift(math.nan, math.nan, math.nan)
         else:
-            a, b = np.concatenate(shown), np.concatenate(known)
             drift = Drift(
-                float(np.abs(a.mean(0) - b.mean(0)).mean()), _log_ratio(a.std(), b.std()),
-                _log_ratio(np.concatenate(edges).mean(), np.concatenate(true_edges).mean()))
+                float(np.abs(made.mean - known.mean).mean()),
+                _log_ratio(made.deviation, known.deviation), _log_ratio(made.edges, known.edges))
         self._in_a_row = self._in_a_row + 1 if drift.far else 0
         self.blocks.append(drift)
         return drift
 
 
-def _gradients(image: Image) -> Array:
-    grey = image.astype(np.float64).mean(2)
-    return np.asarray(np.hypot(grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1]))
+class _Statistics:
+    """Sums over the chosen pixels of pictures."""
+
+    def __init__(self) -> None:
+        self.pixels = 0.0
+        self._sum, self._squares = np.zeros(3), np.zeros(3)
+        self._edges, self._edge_pixels = 0.0, 0.0
+
+    def add(self, image: Image, chosen: Image, inner: Image) -> None:
+        """image uint8 [H, W, 3]; chosen uint8 [H, W] and inner [H - 1, W - 1]: 1 counts."""
+        mean, deviation = (x.ravel() for x in cv2.meanStdDev(image, mask=chosen))
+        count = np.count_nonzero(chosen)
+        self.pixels += count
+        self._sum += count * mean
+        self._squares += count * (deviation**2 + mean**2)
+        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.float32)
+        slope = cv2.magnitude(grey[:-1, 1:] - grey[:-1, :-1], grey[1:, :-1] - grey[:-1, :-1])
+        inside = np.count_nonzero(inner)
+        self._edges += inside * cv2.mean(slope, mask=inner)[0]
+        self._edge_pixels += inside
+
+    @property
+    def mean(self) -> Array:
+        """Of each channel [3]."""
+        return self._sum / self.pixels
+
+    @property
+    def deviation(self) -> float:
+        """Of the values of all channels together."""
+        mean = float(self.mean.mean())
+        return math.sqrt(max(float((self._squares / self.pixels).mean()) - mean**2, 0.0))
+
+    @property
+    def edges(self) -> float:
+        """Mean length of the gradient of grey."""
+        return self._edges / max(self._edge_pixels, 1.0)
+
+
+class DriftSummary:
+    """What the blocks of one roll-out said of drift. blocks: those that could be judged."""
+
+    def __init__(self) -> None:
+        self.blocks = 0
+        self.drifting: list[int] = []
+        self._worst = Drift(0.0, 0.0, 0.0)
+
+    def add(self, index: int, drift: Drift | None, drifting: bool) -> None:
+        """Take in block `index`; None: its backend makes each block anew."""
+        if drifting:
+            self.drifting.append(index)
+        if drift is None or math.isnan(drift.color):
+            return
+        self.blocks += 1
+        old = self._worst
+        self._worst = Drift(max(old.color, drift.color),
+                            max(old.contrast, drift.contrast, key=abs),
+                            max(old.sharpness, drift.sharpness, key=abs))
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """For a report: the worst of each measure, and from which block on it drifted, if it did.
+        """
+        return {"blocks_judged": self.blocks, "blocks_drifting": len(self.drifting),
+                "first_drifting": self.drifting[0] if self.drifting else None,
+                "worst_color": round(self._worst.color, 2),
+                "worst_contrast": round(self._worst.contrast, 3),
+                "worst_sharpness": round(self._worst.sharpness, 3)}
 
 
 def _log_ratio(a: float, b: float) -> float:

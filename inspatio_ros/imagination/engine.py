@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.geometry.camera import PinholeCamera
-from inspatio_ros.imagination.assessment import extrapolation, provenance_ratios
+from inspatio_ros.imagination.assessment import DriftMonitor, extrapolation, provenance_ratios
 from inspatio_ros.imagination.blocks import BlockPlan, BlockSpan
 from inspatio_ros.imagination.request import (
     ImaginationRequest,
@@ -59,6 +59,26 @@ class LooksAtViews(Protocol):
     """A session whose backend may look at views of a bank."""
 
     bank: ViewBank | None
+
+
+@runtime_checkable
+class RollsOut(Protocol):
+    """A session that shows each block the ones before it, so that what it gets wrong may add up.
+
+    recalled: blocks that were shown an older block than the last.
+    """
+
+    @property
+    def recalled(self) -> int:
+        """See above."""
+
+
+@runtime_checkable
+class HoldsRollouts(Protocol):
+    """A backend whose roll-outs can be kept from drifting."""
+
+    def hold_rollouts(self, reanchor: float, keyframes: int) -> None:
+        """From the next request on; see LongRollout. Raises ValueError for values out of range."""
 
 
 class Backend(Protocol):
@@ -140,6 +160,7 @@ class ImaginationEngine:
         """
         session = self.backend.begin(request)
         offer_bank(session, memory)
+        monitor = DriftMonitor() if isinstance(session, RollsOut) else None
         try:
             plan = BlockPlan(len(request.trajectory), self.backend.block_frames,
                              self.backend.first_block_frames)
@@ -155,11 +176,16 @@ class ImaginationEngine:
                     raise NoGeometry(
                         "nothing to imagine from: no observation yet and the memory is empty")
                 block = self._block(request, memory, session, span, references, guides, window,
-                                    held=newest is None)
+                                    held=newest is None, monitor=monitor)
                 keep_imagined(memory, block)
                 yield block
         finally:
             session.close()
+
+    def hold_rollouts(self, reanchor: float, keyframes: int) -> None:
+        """Keep requests to come from drifting; nothing to do where each block stands alone."""
+        if isinstance(self.backend, HoldsRollouts):
+            self.backend.hold_rollouts(reanchor, keyframes)
 
     def warm_up(self, camera: PinholeCamera) -> None:
         """Do now what the first block would otherwise wait for."""
@@ -179,10 +205,11 @@ class ImaginationEngine:
         guides: dict[int, Guide],
         window: _OwnReferences | None,
         held: bool,
+        monitor: DriftMonitor | None,
     ) -> ImaginedBlock:
         """One block; `guides` by frame number holds what was drawn ahead of it.
 
-        held: the references will not change before the next block.
+        held: the references will not change before the next block. monitor: sees its last picture.
         """
         start = time.perf_counter()
         last = len(request.trajectory) - 1
@@ -212,6 +239,9 @@ class ImaginationEngine:
         pictures = session.finish_fill()[0][:span.frames]
         filled = time.perf_counter()
         own = shown[:span.frames]
+        # Before they are mixed with the guide. The last one stands for the block: there most has
+        # added up.
+        drift = monitor.add(pictures[-1:], own[-1:]) if monitor is not None else None
         if request.mode == "composite":
             pictures = [composite(g, p) for g, p in zip(own, pictures, strict=True)]
         done = time.perf_counter()
@@ -221,7 +251,8 @@ class ImaginationEngine:
             for offset, (guide, picture) in enumerate(zip(own, pictures, strict=True)))
         times = {"guide": guided - start, "fill": filled - guided, "composite": done - filled,
                  **session.stage_times}
-        return ImaginedBlock(span.index, frames, times)
+        return ImaginedBlock(span.index, frames, times, drift,
+                             monitor is not None and monitor.drifting)
 
     @staticmethod
     def _frame(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.assessment import Drift
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.sensing.observation import Observation
 
@@ -110,8 +111,14 @@ class ImaginedFrame:
 
 @dataclass(frozen=True)
 class ImaginedBlock:
-    """The frames of one block, and the seconds each stage of it took."""
+    """The frames of one block, and the seconds each stage of it took.
+
+    drift: how far the backend's own picture has moved from what geometry knows, where its blocks
+    build on each other; None where they do not. drifting: it and the block before were far off.
+    """
 
     index: int
     frames: tuple[ImaginedFrame, ...]
     stage_times: Mapping[str, float] = field(default_factory=dict)
+    drift: Drift | None = None
+    drifting: bool = False

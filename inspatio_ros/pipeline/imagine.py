@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from inspatio_ros.files.reference_layout import GeometryFolder, write_scene
 from inspatio_ros.files.videos import VideoWriter
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.assessment import DriftSummary
 from inspatio_ros.imagination.engine import GuideSource, ImaginationEngine
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
@@ -95,8 +96,9 @@ class FrameObservations:
 def imagine_clip(
     name: str, geometry: GeometryFolder, plan: CameraPlan, engine: ImaginationEngine | None,
     folder: Path, recording_rate: float, options: ImagineOptions, progress: Progress,
-) -> int:
-    """Write the result of one clip into `folder`; the number of frames.
+) -> dict[str, Any]:
+    """Write the result of one clip into `folder`; its number of `frames`, and of a backend whose
+    blocks build on each other, their `drift` (DriftSummary).
 
     Without an engine only what geometry knows: source, render and mask. Memory does not grow with
     the length of the clip.
@@ -105,7 +107,7 @@ def imagine_clip(
         memory = guides if options.remember and isinstance(guides, WorldMemory) else None
         frames = FrameObservations(geometry, plan, options.size, recording_rate, memory)
         camera = geometry.camera.resized(*options.size)
-        real = _recorded_views(geometry, plan, camera)
+        real, drift = _recorded_views(geometry, plan, camera), DriftSummary()
         with ResultWriter(folder, options.frame_rate, predict=engine is not None,
                           judge=engine is not None and bool((real >= 0).any())) as result:
             if engine is None:
@@ -116,13 +118,15 @@ def imagine_clip(
                                  guides.render(camera, pose, (seen,)))
                     progress(result.frames)
             else:
-                for made in _imagined(engine, guides, plan, camera, frames, options):
+                for made in _imagined(engine, guides, plan, camera, frames, options,
+                                      drift):
                     number = result.frames
                     result.write(int(plan.source_frames[number]), *made, _truth(
                         geometry, int(real[number]), int(plan.source_frames[number]), made.source))
                     progress(result.frames)
             result.finish(name, SUBTITLE, plan.world_from_camera, camera.to_dict())
-            return result.frames
+            notes: dict[str, Any] = {"frames": result.frames}
+            return notes | ({"drift": drift.as_dict()} if drift.blocks else {})
 
 
 def _recorded_views(geometry: GeometryFolder, plan: CameraPlan,
@@ -145,7 +149,7 @@ def _truth(geometry: GeometryFolder, frame: int, source_frame: int,
 
 def _imagined(
     engine: ImaginationEngine, guides: GuideSource, plan: CameraPlan, camera: PinholeCamera,
-    frames: FrameObservations, options: ImagineOptions,
+    frames: FrameObservations, options: ImagineOptions, drift: DriftSummary,
 ) -> Iterator[Imagined]:
     trajectory = CameraTrajectory.from_poses(plan.world_from_camera, options.frame_rate)
     sources: dict[int, Observation] = {}
@@ -158,6 +162,7 @@ def _imagined(
         camera, trajectory, (frames(0),), seed=options.seed, prompt=options.prompt,
         mode=options.mode, source_mode="stream")
     for block in engine.imagine(request, guides, own=own):
+        drift.add(block.index, block.drift, block.drifting)
         for frame in block.frames:
             source = sources.pop(frame.frame_index)
             yield Imagined(source.image, frame.guide, frame.image, frame.provenance)

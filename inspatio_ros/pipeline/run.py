@@ -432,7 +432,7 @@ class Pipeline:
         rate = frame_rate_of(geometry.folder, RELEASE_RATE)
         with (alone(folder), building(folder, key) as (part, notes),
               self.listener.bar(f"{clip.name}: imagine", len(plan)) as progress):
-            notes["frames"] = imagine_clip(
+            notes |= imagine_clip(
                 clip.name, geometry, plan, engine, part, rate, imagine, progress)
             notes["frame_rate"] = imagine.frame_rate
             notes["largest_turn_degrees"] = round(plan.largest_turn * 57.29577951308232, 6)
@@ -487,6 +487,7 @@ def _backend_identity(options: BackendOptions, name: str) -> dict[str, object]:
         shipped = _shipped_weights(name)
         weights = [file_identity(shipped)] if shipped else []
     return {"name": name, "weights": weights, "steps": list(options.steps),
+            **{k: v for k, v in asdict(options.long_rollout).items() if v},
             "step_count": options.step_count, "full_vae": options.full_vae, "seed": options.seed,
             "parts": {k: file_identity(v) for k, v in options.parts.items()}}
 

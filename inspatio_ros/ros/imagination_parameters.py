@@ -204,6 +204,13 @@ class ImaginationParameters:
         "before each block; frozen: the newest one, as if time stood still; anchor: the images of "
         "the beginning of the way, for every block. Goals of ~/imagine_path are always frozen",
         choices=("live", "frozen", "anchor"), dynamic=True)
+    reanchor: float = param(
+        0.0, "How far a model's history is held to the colour statistics of what is seen, so that "
+        "long ways do not drift; 0 leaves it as it was made", minimum=0.0, maximum=1.0,
+        dynamic=True)
+    keyframes: int = param(
+        0, "Older blocks of a way that a model is shown again where the camera comes back to them",
+        unit="blocks", minimum=0, maximum=256, dynamic=True)
     calibrate: bool = param(
         True, "Give frames the expected_error that hindsight/calibration has learnt; NaN without "
         "a hindsight node, and until it has scores enough", dynamic=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from inspatio_ros.msg import ImaginationStatus
@@ -93,8 +94,15 @@ def report_engine(node: ImaginationNode) -> Report:
               for name, times in node.live.stages.summary().items()
               for key, value in times.items() if key != "count"}
     degraded = node.node_state.state == ImaginationStatus.DEGRADED
-    return WARN if degraded else OK, node.node_state.name, {
-        "backend": node.engine.backend.name, **stages}
+    progress, drift = node.live.progress, {}
+    if progress.drift is not None:
+        drift = {f"drift_{name}": value for name, value in asdict(progress.drift).items()}
+    sentence = node.node_state.name
+    if progress.drifting:
+        sentence += ("; imagined pictures drift away from what is seen in colour, contrast or "
+                     "sharpness (imagination.reanchor)")
+    return WARN if degraded or progress.drifting else OK, sentence, {
+        "backend": node.engine.backend.name, **drift, **stages}
 
 
 def report_output(node: ImaginationNode) -> Report:

@@ -21,6 +21,7 @@ from inspatio_ros.evaluation.calibration import MonotoneMap, prior_error_of
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory, EmptyPath
+from inspatio_ros.imagination.assessment import Drift
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.request import (
     ImaginationRequest,
@@ -88,6 +89,8 @@ class Progress:
     memory_bytes: int = 0
     plans_superseded: int = 0
     plan_poses: int = 0
+    drift: Drift | None = None
+    drifting: bool = False
 
 
 class LiveImagination:
@@ -441,6 +444,7 @@ class LiveImagination:
             values.imagination.seed if seed is None else seed, prompt,
             self._mode(),
             values.imagination.source if goal is None else "frozen", self._start_ns())
+        self._engine.hold_rollouts(values.imagination.reanchor, values.imagination.keyframes)
         blocks = self._engine.imagine(request, self._memory, newest=lambda: self._references)
         self._pass = Pass(request, blocks, goal)
         self._output.way(way, camera)
@@ -534,6 +538,8 @@ class LiveImagination:
         for name, seconds in block.stage_times.items():
             self.stages.add(name, seconds)
         self._outbox.extend((running, frame) for frame in block.frames)
+        self.progress = Progress(**{**self.progress.__dict__, "drift": block.drift,
+                                    "drifting": block.drifting})
         return True
 
     def _ahead(self) -> int:

@@ -13,12 +13,13 @@ import torch
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
-from inspatio_ros.imagination.assessment import DriftMonitor
+from inspatio_ros.imagination.assessment import DRIFT_COLOR, Drift, DriftMonitor, DriftSummary
 from inspatio_ros.imagination.denoiser import BlockDenoiser
 from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.generator import GeneratorBackend
 from inspatio_ros.imagination.long_rollouts import LongRollout, RolloutHistory, reanchored
-from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.imagination.request import ImaginationRequest, ImaginedBlock
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.model.presets import TINY
@@ -116,17 +117,19 @@ def rollout(options: LongRollout) -> Watched:
     backend = GeneratorBackend("small", denoiser, codec,
                                ConstantText(SMALL.text_len, SMALL.text_dim), fixed_size=False,
                                long_rollout=options)
+    imagined_out_and_back(ImaginationEngine(backend))
+    backend.close()
+    return denoiser
+
+
+def imagined_out_and_back(engine: ImaginationEngine) -> list[ImaginedBlock]:
     image = np.random.default_rng(0).integers(0, 255, (64, 96, 3)).astype(np.uint8)
     seen = Observation(0, image, np.full((64, 96), 2.0, np.float32), WIDE, np.eye(4))
     there = [at(0.1 * i) for i in range(2 * SMALL.block_frames)]
     way = CameraTrajectory.from_poses(np.array(there + there[::-1]), 12.0)
     memory = WorldMemory(MemoryOptions(capacity=20_000))
     memory.integrate(seen)
-    for _ in ImaginationEngine(backend).imagine(
-            ImaginationRequest(WIDE, way, (seen,), mode="model"), memory):
-        pass
-    backend.close()
-    return denoiser
+    return list(engine.imagine(ImaginationRequest(WIDE, way, (seen,), mode="composite"), memory))
 
 
 def test_without_options_the_history_is_the_block_before() -> None:
@@ -188,3 +191,95 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
     drift = DriftMonitor().add([known.image], [blind])
     assert np.isnan(drift.color)
     assert not drift.far
+
+
+class Darkening(GeometricFiller):
+    """Each block 8 grey values darker than the one before it."""
+
+    block_frames = first_block_frames = 3
+
+    def begin(self, request: ImaginationRequest) -> DarkeningSession:  # type: ignore[override]
+        return DarkeningSession()
+
+
+class DarkeningSession:
+    recalled = 0
+    bank = None
+
+    def __init__(self) -> None:
+        self.stage_times: dict[str, float] = {}
+        self._blocks = 0
+        self._pictures: list[list[np.ndarray]] = []
+
+    def start_fill(self, guides: Any, references: Any) -> None:
+        dark = 8 * self._blocks
+        self._pictures = [[np.maximum(g.image.astype(int) - dark, 0).astype(np.uint8)
+                           for g in lane] for lane in guides]
+        self._blocks += 1
+
+    def finish_fill(self) -> list[list[np.ndarray]]:
+        return self._pictures
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_engine_reports_drift_block_by_block() -> None:
+    """Although composite pictures show the guide itself where it knows."""
+    blocks = imagined_out_and_back(ImaginationEngine(Darkening()))
+    colors = [block.drift.color for block in blocks if block.drift is not None]
+    assert len(colors) == len(blocks) > 4
+    assert colors[0] == 0.0
+    # Black pixels stay black.
+    assert 4.0 < colors[1] <= 8.0
+    assert colors == sorted(colors)
+    far = [color > DRIFT_COLOR for color in colors]
+    assert [block.drifting for block in blocks] == [
+        now and before for now, before in zip(far, [False, *far], strict=False)]
+    summary = DriftSummary()
+    for block in blocks:
+        summary.add(block.index, block.drift, block.drifting)
+    report = summary.as_dict()
+    assert report["blocks_judged"] == len(blocks)
+    assert report["first_drifting"] == far.index(True) + 1
+    assert report["blocks_drifting"] == len(blocks) - far.index(True) - 1
+    assert report["worst_color"] == round(colors[-1], 2)
+
+
+def test_a_model_s_drift_is_measured_and_its_options_change_between_requests() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        denoiser = BlockDenoiser(CausalTransformer(SMALL).prepare_for_inference())
+        codec = SmallCodec(SmallCodecConfig(frame_width=16, group_width=16)).eval()
+    backend = GeneratorBackend("small", denoiser, codec,
+                               ConstantText(SMALL.text_len, SMALL.text_dim), fixed_size=False)
+    engine = ImaginationEngine(backend)
+    free = [block.drift for block in imagined_out_and_back(engine)]
+    assert all(drift is not None and drift.color > 1.0 for drift in free)
+    engine.hold_rollouts(0.5, 3)
+    assert backend.long_rollout == LongRollout(0.5, 3)
+    held = [block.drift for block in imagined_out_and_back(engine)]
+    assert held[0] == free[0]
+    assert held[1:] != free[1:]
+    with pytest.raises(ValueError, match="reanchor"):
+        engine.hold_rollouts(2.0, 0)
+    engine.close()
+
+
+def test_blocks_that_stand_alone_have_no_drift() -> None:
+    engine = ImaginationEngine(GeometricFiller())
+    engine.hold_rollouts(0.5, 3)
+    blocks = imagined_out_and_back(engine)
+    assert blocks
+    assert all(block.drift is None and not block.drifting for block in blocks)
+
+
+def test_a_summary_keeps_the_worst_with_its_sign() -> None:
+    summary = DriftSummary()
+    summary.add(0, Drift(3.0, -0.4, 0.1), False)
+    summary.add(1, Drift(float("nan"), float("nan"), float("nan")), False)
+    summary.add(2, Drift(2.0, 0.2, -0.3), False)
+    summary.add(3, None, False)
+    assert summary.as_dict() == {
+        "blocks_judged": 2, "blocks_drifting": 0, "first_drifting": None, "worst_color": 3.0,
+        "worst_contrast": -0.4, "worst_sharpness": -0.3}

@@ -448,6 +448,13 @@ def test_random_model_streams_the_recording(tmp_path: Path, fixed: tuple[object,
              "tiny_random", "--depth", "plane", "--mode", "model"]
     assert cli.main(words) == 0
     assert frame_counts(tmp_path / "out/clip") == {14}
+    record = json.loads((tmp_path / "out/clip/inspatio_step.json").read_text())
+    assert record["drift"]["blocks_judged"] > 1
+    # Other options of long roll-outs are another result.
+    assert cli.main([*words, "--reanchor", "0.5", "--keyframes", "2"]) == 0
+    held = json.loads((tmp_path / "out/clip/inspatio_step.json").read_text())
+    assert held["fingerprint"] != record["fingerprint"]
+    assert held["drift"]["blocks_judged"] == record["drift"]["blocks_judged"]
 
 
 def test_pictures_and_recordings(tmp_path: Path, motion: Path) -> None:
