@@ -115,7 +115,8 @@ class Follower:
             owner = int(np.argmax(found))
             if found[owner] < OVERLAP * piece.pixels:
                 middle = middle_of(sample_of(look, cutout(piece.places, look.depth.shape[1]))[0])
-                gates = [(float(np.linalg.norm(t.mean[:3] - middle)), t) for t in self.tracks]
+                gates = [(float(np.linalg.norm(t.mean[:3] - middle)), t) for t in self.tracks
+                         if _goes_with(piece, t, motion.seconds)]
                 near = [(d, t.number) for d, t in gates if d < 0.5 + float(t.half.max())
                         + min(2.0, 2 * float(np.sqrt(t.covariance[0, 0])))]
                 owner = min(near)[1] if near else -piece.number
@@ -171,7 +172,7 @@ class Follower:
         track.patch = patch_of(observation, look, cut)
         track.trail.append((look.stamp_ns, track.center(look.stamp_ns)))
         self._judge(track, pieces)
-        if track.confirmed and not known:
+        if track.confirmed and not known and not any(p.borne_out for p in pieces):
             track.confirmed = _borne_out(track, look, before, points, motion.seconds)
         return cut
 
@@ -188,6 +189,15 @@ class Follower:
         in_view, _, through = (int(c) for c in counts)
         if in_view and through > 0.5 * in_view:
             track.through += 1
+
+
+def _goes_with(piece: Piece, track: Track, seconds: float) -> bool:
+    """Whether a piece may be part of a thing by how it goes, where both are known well."""
+    if not (piece.borne_out and track.confirmed):
+        return True
+    unsure = float(np.sqrt(np.linalg.eigvalsh(track.covariance[3:, 3:])[-1]))
+    apart = float(np.linalg.norm(piece.displacement / seconds - track.velocity))
+    return apart < 0.7 + 2 * unsure
 
 
 def _measure(track: Track, look: Look, before: Look, cut: Cutout, points: Array,

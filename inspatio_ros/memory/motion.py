@@ -81,7 +81,8 @@ class Look:
 class Piece:
     """A surface that moved. number: its label. pixels: of the look; said: those that said so
     themselves. displacement [3] m since the earlier look, NaN where flow could not tell; spread
-    [3] m: median deviation of the pixels that measured it. places int32 [pixels]: flat."""
+    [3] m: median deviation of the pixels that measured it. places int32 [pixels]: flat.
+    borne_out: two looks have been asked already whether it moved or stood."""
 
     number: int
     pixels: int
@@ -89,6 +90,7 @@ class Piece:
     displacement: Array
     spread: Array
     places: Pixels
+    borne_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class MotionSegmenter:
         if standing is None:
             standing = self.standing(now)
         camera, shape = now.camera, now.depth.shape
-        rays, intrinsics = _numbers(camera)
+        rays, intrinsics = kernel_numbers(camera)
         before_from_now = rigid.invert(before.world_from_camera) @ now.world_from_camera
         forward = before_from_now[:3].astype(np.float32)
         buffers = self._buffers_for(shape)
@@ -209,7 +211,7 @@ class MotionSegmenter:
         ahead = np.array([0.0, 0.0, 1.0]) - up[2] * up
         ahead /= max(float(np.linalg.norm(ahead)), 1e-6)
         right = np.cross(ahead, up)
-        rays, _ = _numbers(look.camera)
+        rays, _ = kernel_numbers(look.camera)
         standing = np.empty(look.depth.shape, np.bool_)
         pieces_numba.off_ground(look.depth, rays, up.astype(np.float32), right.astype(np.float32),
                            ahead.astype(np.float32), np.float32(CELL), np.float32(STEEP),
@@ -268,7 +270,7 @@ class MotionSegmenter:
         return labels, tuple(pieces)
 
 
-def _numbers(camera: PinholeCamera) -> tuple[Float, Float]:
+def kernel_numbers(camera: PinholeCamera) -> tuple[Float, Float]:
     """(1/fx, 1/fy, cx, cy), (fx, fy, cx, cy) for the kernels."""
     return (np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32),
             np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32))

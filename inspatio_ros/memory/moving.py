@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,10 @@ from inspatio_ros.memory import motion_numba as kernels
 from inspatio_ros.memory import pieces_numba
 from inspatio_ros.memory.cutouts import Array, Mask, enlarged
 from inspatio_ros.memory.following import Follower
-from inspatio_ros.memory.motion import Look, MotionSegmenter, look_at
+from inspatio_ros.memory.motion import Look, Motion, MotionSegmenter, look_at
 from inspatio_ros.memory.rolling_cloud import RollingCloud
 from inspatio_ros.memory.tracks import Patch, Track
+from inspatio_ros.memory.vanished import went_away
 from inspatio_ros.sensing.observation import Observation, Provenance
 
 # Looks are compared over this many seconds at least and at most; slow things show against a look
@@ -115,6 +116,8 @@ class MovingLayer:
         """Forget all things and looks."""
         self._follower.tracks = []
         self._looks: deque[Look] = deque(maxlen=MAX_LOOKS)
+        # What of each of them is not ground.
+        self._standing: deque[Mask] = deque(maxlen=MAX_LOOKS)
         self._masks: deque[tuple[Observation, Mask | None]] = deque(maxlen=MAX_SPLIT)
         self._detections: deque[Detection] = deque(maxlen=64)
         self.newest_ns: int | None = None
@@ -132,7 +135,8 @@ class MovingLayer:
     @property
     def nbytes(self) -> int:
         """Bytes of looks, patches and masks; bounded by their numbers."""
-        looks = sum(x.gray.nbytes + 3 * x.depth.nbytes for x in self._looks)
+        looks = sum(x.gray.nbytes + 4 * x.depth.nbytes for x in self._looks) + sum(
+            m.nbytes for m in self._standing)
         return looks + sum(t.patch.nbytes for t in self.tracks) + sum(
             o.nbytes + (0 if m is None else m.nbytes) for o, m in self._masks)
 
@@ -153,9 +157,13 @@ class MovingLayer:
             return self.mask_of(observation)
         look = look_at(observation)
         before, slow = self._before(look)
-        self._looks.append(look)
-        self.newest_ns = observation.stamp_ns
+        # That look may be the one that leaves now.
+        stood = next((m for x, m in zip(self._looks, self._standing, strict=True) if x is slow),
+                     None)
         standing = self._segmenter.standing(look)
+        self._looks.append(look)
+        self._standing.append(standing)
+        self.newest_ns = observation.stamp_ns
         marks, counts = self._expected(look, standing)
         for track in self.tracks:
             track.advance(look.stamp_ns)
@@ -165,6 +173,8 @@ class MovingLayer:
             if motion.share > self.options.max_share:
                 self.dropped["view_filled"] += 1
             else:
+                if slow is not None and stood is not None:
+                    motion = self._with_vanished(motion, look, standing, slow, stood)
                 self._follower.follow(observation, look, before, motion, marks, counts,
                                       self._segmenter.up(look.world_from_camera))
                 self._name(boxes, words, marks)
@@ -226,6 +236,16 @@ class MovingLayer:
                 label = Provenance.IMAGINED
             result.append(Shown(patch, track.motion(patch.stamp_ns, at), label))
         return result
+
+    def _with_vanished(self, motion: Motion, look: Look, standing: Mask, slow: Look,
+                       stood: Mask) -> Motion:
+        """The motion and what is missed where an older look showed it."""
+        seconds = (look.stamp_ns - slow.stamp_ns) * 1e-9
+        ways = {t.number: seconds * t.velocity for t in self.tracks if t.confirmed}
+        pieces = went_away(look, standing, slow, stood, motion.labels, motion.seconds,
+                           self.options.min_speed,
+                           self._segmenter.up(look.world_from_camera), ways.get)
+        return replace(motion, pieces=motion.pieces + pieces)
 
     def _before(self, look: Look) -> tuple[Look | None, Look | None]:
         """The look to compare with, and an older one against which slow things show."""

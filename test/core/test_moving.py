@@ -410,3 +410,21 @@ def test_an_experiment_asks_for_it(tmp_path: Path) -> None:
     file.write_text("memory: {moving: 3}\n")
     with pytest.raises(ExperimentError, match=r"line 1: memory.moving must be true or false"):
         load_experiment(file)
+
+
+def test_what_goes_away_along_the_view_is_missed_where_it_was() -> None:
+    """Its picture hardly changes, and its new place was hidden by itself."""
+    size, look_of_it = (1.5, 1.8, 1.6), Texture(
+        TEXT, (220.0, 210.0, 40.0), (30.0, 40.0, 160.0), 0.21, 0.6, 9)
+    leaving = box("leaving", size, look_of_it, ConstantVelocity(
+        at(7.0, 0.0, size[2] / 2 + 0.05), (1.5, 0.0, 0.0)))
+    world, held = scene(leaving), memory()
+    for number in range(10):
+        seen, view = look(world, STEP * number)
+        held.integrate(seen)
+    assert held.moving is not None
+    (thing,) = held.moving.objects(seen.stamp_ns)
+    np.testing.assert_allclose(thing.velocity, [1.5, 0.0, 0.0], atol=0.4)
+    mask, truth = held.moving.mask_of(seen), view.ids == 2
+    assert mask is not None
+    assert np.count_nonzero(mask & truth) > 0.9 * np.count_nonzero(truth)
