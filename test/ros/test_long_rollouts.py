@@ -31,7 +31,7 @@ def test_drift_is_in_the_diagnostics_and_the_options_reach_the_model(bench: Benc
         value = bench.value("engine", "drift_color")
         return bool(value) and math.isfinite(float(value))
 
-    robot.drive_until(measured, 60, "a drift of the roll-out")
+    robot.drive_until(measured, 120, "a drift of the roll-out")
     for key in ("drift_contrast", "drift_sharpness"):
         assert math.isfinite(float(bench.value("engine", key) or "nan"))
     assert bench.node.engine is not None
