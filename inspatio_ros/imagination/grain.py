@@ -65,7 +65,8 @@ class Grain:
                                       max(1, _CELL >> octave)))
             if octave + 1 < _OCTAVES:
                 grey = np.asarray(cv2.pyrDown(grey), np.float32)
-                inner = cv2.erode(inner, np.ones((5, 5), np.uint8))[::2, ::2]
+                inner = np.asarray(
+                    cv2.erode(inner, np.ones((5, 5), np.uint8))[::2, ::2], np.uint8)
         total: Plane = np.zeros((1, 1), np.float32)
         for strength, band in zip(reversed(strengths), reversed(self._bands), strict=True):
             size = (band.shape[1], band.shape[0])

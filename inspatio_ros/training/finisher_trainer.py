@@ -317,8 +317,9 @@ def finisher_figures(finisher: Finisher, clips: Sequence[Clip], imagined: Mappin
         hole = (1 - known) / 2
         if float(hole.sum()) == 0:
             continue
+        height, width = known.shape[-2:]
         finished = finisher(decoded, filled, known, seen,
-                            finisher.grain_noise(*known.shape[-2:], 0)).clamp(-1, 1)
+                            finisher.grain_noise(height, width, 0)).clamp(-1, 1)
         held = sums.setdefault(clip.info.domain, {})
         for name, picture in (("filled", filled), ("decoded", decoded), ("finished", finished)):
             error = float((hole * (picture - truth).square()).sum()) / 4
