@@ -67,6 +67,7 @@ STEPS = (1000, 250)  # denoising steps of the model that ships
 FINISHER = ["--steps", "2900"]
 TEXTURE = ["--grain", "--feature-weight", "1.5", "--strength-weight", "0.004", "--batch", "12",
            "--steps", "600", "--learning-rate", "4e-4"]
+TEXTURED = 0.5  # share of the weights with texture in the mean that ships (Wortsman et al. 2022)
 TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "150", "--learning-rate", "3e-4",
            "--warm-up", "50", "--average", "0.99"]
 DISTILLED = ["--stage", "jdmd", "--batch-size", "4", "--steps", "60", "--learning-rate", "2e-5",
@@ -118,7 +119,23 @@ def finish(work: Path, features: Path | None) -> Path:
         return work / "finisher"
     inspatio("train", "finisher", "--run", work / "texture", *shown, *TEXTURE, "--features",
              features, "--start", work / "finisher/finisher.safetensors")
-    return work / "texture"
+    return mean_of(work / "finisher", work / "texture", work / "half")
+
+
+def mean_of(plain_run: Path, textured_run: Path, folder: Path) -> Path:
+    """A folder with the mean of two finishers; what only the second has is taken whole."""
+    import torch
+
+    from inspatio_ros.model.weights import FINISHER_FILE, load_finisher, save_finisher
+
+    plain = load_finisher(plain_run / FINISHER_FILE).state_dict()
+    textured = load_finisher(textured_run / FINISHER_FILE)
+    textured.load_state_dict({
+        name: torch.lerp(plain[name], value, TEXTURED) if name in plain else value
+        for name, value in textured.state_dict().items()})
+    folder.mkdir(exist_ok=True)
+    save_finisher(textured, folder / FINISHER_FILE)
+    return folder
 
 
 def inspatio(*words: object) -> None:
