@@ -628,10 +628,13 @@ class LiveImagination:
             running.goal.finish(code, sentence)
 
     def _note_progress(self) -> None:
+        imagining = (self._pass is not None or self.scoring.busy
+                     or time.monotonic() - self._last_sent < _LINGER)
+        # What the newest block said of drift stands until the next, or until nothing is imagined.
         self.progress = Progress(
-            observed=bool(self._references),
-            imagining=self._pass is not None or self.scoring.busy
-            or time.monotonic() - self._last_sent < _LINGER,
+            observed=bool(self._references), imagining=imagining,
+            drift=self.progress.drift if imagining else None,
+            drifting=self.progress.drifting and imagining,
             following=self.progress.following, source_age=self.progress.source_age,
             cloud_points=self._memory.point_count, memory_bytes=self._memory.nbytes,
             plans_superseded=self._drops["plan_superseded"],

@@ -142,12 +142,17 @@ def client(bench: Bench) -> Iterator[Client]:
 
 
 def test_scores_feedback_and_result(client: Client) -> None:
-    status, result = client.ask(good())
+    for _ in range(3):
+        client.feedback.clear()
+        status, result = client.ask(good())
+        # Feedback and result travel apart: the last word may come after the result, and the first
+        # before the reader of feedback is known; then it is asked again.
+        client.bench.graph.spin_for(1.0)
+        if len(client.feedback) >= 3:
+            break
     assert status == GoalStatus.STATUS_SUCCEEDED
     assert (result.error_code, result.error_msg, result.best_id) == (Result.NONE, "", "right")
     assert [s.id for s in result.scores] == ["slow", "into", "right"]
-    # Feedback and result travel apart: the last word may come after the result.
-    client.bench.graph.spin_until(lambda: len(client.feedback) >= 3, 20, "all feedback")
     assert [m.latest.id for m in client.feedback] == ["right", "slow", "into"]
     assert [m.done for m in client.feedback] == [1, 2, 3]
     slow, into, right = result.scores
