@@ -64,7 +64,7 @@ STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--ste
            "--listed-steps", "0.35", "--loss", "clean", "--predicted-history", "0.2",
            "--average", "0.998", "--compile"]
 STEPS = (1000, 250)  # denoising steps of the model that ships
-FINISHER = ["--steps", "2900"]
+FINISHER = ["--steps", "2800"]
 TEXTURE = ["--grain", "--feature-weight", "1.5", "--strength-weight", "0.004", "--batch", "12",
            "--steps", "600", "--learning-rate", "4e-4"]
 TEXTURED = 0.5  # share of the weights with texture in the mean that ships (Wortsman et al. 2022)

@@ -23,7 +23,7 @@ _INTERVAL_NS = 450_000_000
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class DepthLook:
     """Depth float32 [H, W] m (NaN unknown) as `camera` measured it at world_from_camera [4, 4]."""
 
     stamp_ns: int
@@ -32,7 +32,7 @@ class Look:
     world_from_camera: npt.NDArray[np.float64]
 
     @staticmethod
-    def of(observation: Observation) -> Look:
+    def of(observation: Observation) -> DepthLook:
         """Its own copy of an observation's depth."""
         camera, depth = observation.camera, observation.depth
         if camera.width > _MAX_WIDTH:
@@ -40,7 +40,7 @@ class Look:
             camera, depth = camera.resized(*size), reduce_depth(depth, size)
         else:
             depth = depth.copy()
-        return Look(observation.stamp_ns, depth, camera, observation.world_from_camera)
+        return DepthLook(observation.stamp_ns, depth, camera, observation.world_from_camera)
 
 
 class RecentLooks:
@@ -52,10 +52,10 @@ class RecentLooks:
     def __init__(self, count: int) -> None:
         if count < 0:
             raise ValueError(f"looks: {count} is negative")
-        self._looks: deque[Look] = deque(maxlen=count)
+        self._looks: deque[DepthLook] = deque(maxlen=count)
 
     @property
-    def newest_first(self) -> tuple[Look, ...]:
+    def newest_first(self) -> tuple[DepthLook, ...]:
         """What is held."""
         return tuple(reversed(self._looks))
 
@@ -70,7 +70,7 @@ class RecentLooks:
             return False
         if self._looks and 0 <= observation.stamp_ns - self._looks[-1].stamp_ns < _INTERVAL_NS:
             return False
-        self._looks.append(Look.of(observation))
+        self._looks.append(DepthLook.of(observation))
         return True
 
     def clear(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
-from inspatio_ros.memory.looks import Look
+from inspatio_ros.memory.looks import DepthLook
 from inspatio_ros.memory.world_memory import WorldMemory
 from inspatio_ros.planning import ground_map_numba as kernels
 from inspatio_ros.planning.footprint import Footprint
@@ -142,7 +142,7 @@ def ground_map(
     # A stray point below ground that was seen is a reflection, no drop.
     state[(state == DROP) & (level >= options.min_points)] = GROUND
     state[counts >= options.min_points] = OBSTACLE
-    looks: list[Observation | Look] = [*references[:3], *memory.looks.newest_first]
+    looks: list[Observation | DepthLook] = [*references[:3], *memory.looks.newest_first]
     hidden = np.zeros(state.shape, np.bool_)
     for look in looks:
         camera = look.camera

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +48,7 @@ from inspatio_ros.training.finisher_trainer import (
 )
 from inspatio_ros.training.imagined_clips import read_imagined
 from inspatio_ros.training.saving import save_tensors
-from support.data import ROOT
+from support.data import feature_file
 
 SMALL = FinisherConfig(widths=(8, 8), fine=4)
 TOY = replace(preset("tiny"), name="toy", dim=32, ffn_dim=64, num_heads=2, num_layers=1,
@@ -153,12 +152,7 @@ def test_features_and_their_weight_go_together(tmp_path: Path) -> None:
 
 
 def test_the_feature_loss_looks_into_holes_only() -> None:
-    name = "efficientnet-lite0-57934424.pth"
-    path = Path(os.environ.get("INSPATIO_FEATURES")
-                or ROOT.parent / "shared/weights/efficientnet_lite0" / name)
-    if not path.is_file():
-        pytest.skip(f"{path}: is not there (INSPATIO_FEATURES names EfficientNet-Lite0's weights)")
-    loss = FeatureLoss(path)
+    loss = FeatureLoss(feature_file())
     clip = toy_clip(3)
     assert clip.render is not None
     sampler = FrameSampler([clip], {}, FinisherTraining(batch=2))

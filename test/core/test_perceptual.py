@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import cv2
@@ -23,7 +22,7 @@ from inspatio_ros.evaluation.perceptual import (
     gradient_spectrum,
     gradient_spectrum_distance,
 )
-from support.data import ROOT
+from support.data import feature_file
 
 
 def textured(seed: int = 0, shape: tuple[int, int] = (120, 160)) -> np.ndarray:
@@ -90,15 +89,6 @@ def test_cosine_distance_of_known_angles() -> None:
     a = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]], np.float32)
     b = np.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]], np.float32)
     np.testing.assert_allclose(cosine_distance(a, b), [0.0, 1.0, 2.0])
-
-
-def feature_file() -> Path:
-    name = "efficientnet-lite0-57934424.pth"
-    path = Path(os.environ.get("INSPATIO_FEATURES")
-                or ROOT.parent / "shared/weights/efficientnet_lite0" / name)
-    if not path.is_file():
-        pytest.skip(f"no {path} (INSPATIO_FEATURES names EfficientNet-Lite0's weights)")
-    return path
 
 
 def test_features_tell_small_changes_from_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,3 +22,13 @@ def data_dir(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recording {name} in {data_root()} (INSPATIO_DATA names the folder)")
     return folder
+
+
+def feature_file() -> Path:
+    """EfficientNet-Lite0's weights; skips the calling test, with the reason, without them."""
+    name = "efficientnet-lite0-57934424.pth"
+    path = Path(os.environ.get("INSPATIO_FEATURES")
+                or ROOT.parent / "shared/weights/efficientnet_lite0" / name)
+    if not path.is_file():
+        pytest.skip(f"no {path} (INSPATIO_FEATURES names EfficientNet-Lite0's weights)")
+    return path
