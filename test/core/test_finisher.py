@@ -119,7 +119,8 @@ def test_grain_follows_from_its_seed_and_is_asked_for() -> None:
     assert other is not None
     assert torch.equal(noise, again)
     made = finisher(*tensors(), noise)
-    assert torch.equal(made, finisher(*tensors(), noise.expand(2, -1, -1, -1)))
+    # Another layout in memory may take another kernel, whose sums round differently.
+    torch.testing.assert_close(finisher(*tensors(), noise.expand(2, -1, -1, -1)), made)
     assert not torch.equal(made, finisher(*tensors(), other))
     assert Finisher(SMALL).grain_noise(32, 48, 7) is None
     with pytest.raises(ModelError, match="needs noise"):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -254,13 +254,15 @@ def test_a_model_s_drift_is_measured_and_its_options_change_between_requests() -
     backend = GeneratorBackend("small", denoiser, codec,
                                ConstantText(SMALL.text_len, SMALL.text_dim), fixed_size=False)
     engine = ImaginationEngine(backend)
-    free = [block.drift for block in imagined_out_and_back(engine)]
-    assert all(drift is not None and drift.color > 1.0 for drift in free)
+    free = [asdict(block.drift) for block in imagined_out_and_back(engine)]
+    assert all(drift["color"] > 1.0 for drift in free)
     engine.hold_rollouts(0.5, 3)
     assert backend.long_rollout == LongRollout(0.5, 3)
-    held = [block.drift for block in imagined_out_and_back(engine)]
-    assert held[0] == free[0]
-    assert held[1:] != free[1:]
+    held = [asdict(block.drift) for block in imagined_out_and_back(engine)]
+    # The order of a sum can follow from where in memory its numbers lie.
+    assert held[0] == pytest.approx(free[0], rel=1e-6)
+    assert any(late != pytest.approx(loose, rel=1e-6)
+               for late, loose in zip(held[1:], free[1:], strict=True))
     with pytest.raises(ValueError, match="reanchor"):
         engine.hold_rollouts(2.0, 0)
     engine.close()
