@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +31,8 @@ FINE_STEPS = 7
 APART = 3
 # At least so many points, and so large a share of them, must be seen again.
 LEAST_AGREE, LEAST_SHARE = 12, 0.2
+# Doubt is told up to this.
+MOST_DOUBT = 0.15
 # Relative depth that is the same; more hypotheses than this are not tried.
 TOLERANCE, MOST_TRIED = 0.03, 12_000
 
@@ -39,7 +40,8 @@ TOLERANCE, MOST_TRIED = 0.03, 12_000
 @dataclass(frozen=True)
 class Displacement:
     """vector [3] m over the ground from the earlier to the later look. cost: [0, 1], 0 when all
-    is seen again as it was. doubt: how little worse another way is: its cost less this one's."""
+    is seen again as it was. doubt: how little worse another way is: its cost less this one's, at
+    most MOST_DOUBT."""
 
     vector: Array
     cost: float
@@ -86,14 +88,14 @@ class DisplacementSearch:
         if not np.isfinite(costs[first]):
             return None
         away = np.abs(grid - grid[first]).max(axis=1) > APART
-        doubt = float(costs[away].min() - costs[first]) if away.any() else 1.0
+        doubt = float(costs[away].min() - costs[first]) if away.any() else MOST_DOUBT
         fine = np.array([FINE_DEPTH * self._distance, FINE_PX * self._distance / self._focal])
         tried, _ = self._grid(tried[first], fine, np.full(2, FINE_STEPS))
         costs = self._costs(tried, FINE_POINTS, 3)
         finest = int(np.argmin(costs))
         if not np.isfinite(costs[finest]):
             return None
-        return Displacement(tried[finest], float(costs[finest]), doubt)
+        return Displacement(tried[finest], float(costs[finest]), min(doubt, MOST_DOUBT))
 
     def _grid(self, middle: Array, steps: Array, counts: npt.NDArray[np.int64]
               ) -> tuple[Array, Array]:
@@ -104,10 +106,12 @@ class DisplacementSearch:
 
     def _costs(self, tried: Array, wanted: int, blur: int) -> Array:
         costs, agreeing = np.zeros(len(tried), np.float32), np.zeros(len(tried), np.int32)
-        points = 0
+        points = sum(side.asked(wanted, blur) for side in self._sides)
+        least, last = max(LEAST_AGREE, LEAST_SHARE * points), self._sides[-1]
         for side in self._sides:
-            points += side.judge(tried, wanted, blur, costs, agreeing)
-        least = max(LEAST_AGREE, LEAST_SHARE * points)
+            # How good the best way is shows with the last of them.
+            slack = 1.01 * MOST_DOUBT * points if side is last else np.inf
+            side.judge(tried, wanted, blur, costs, agreeing, least, slack)
         return np.where(agreeing >= least, costs.astype(np.float64) / points, np.inf)
 
 
@@ -119,19 +123,24 @@ class _Side:
         self._view = rigid.invert(other.world_from_camera)
         self._asked: dict[int, tuple[Float, Float, npt.NDArray[np.uint8]]] = {}
 
-    def judge(self, tried: Array, wanted: int, blur: int, costs: Float,
-              agreeing: npt.NDArray[np.int32]) -> int:
-        """Add to costs and agreeing [N] of the ways; how many points were asked."""
+    def asked(self, wanted: int, blur: int) -> int:
+        """How many points are asked when about so many are wanted."""
         if wanted not in self._asked:
             self._asked[wanted] = self._ask(wanted, blur)
+        return len(self._asked[wanted][1])
+
+    def judge(self, tried: Array, wanted: int, blur: int, costs: Float,
+              agreeing: npt.NDArray[np.int32], least: float, slack: float) -> None:
+        """Add to costs and agreeing [N] of the ways (`kernels.disagreement`)."""
+        self.asked(wanted, blur)
         points, values, gray = self._asked[wanted]
         camera = self._other.camera
         kernels.disagreement(
             points, values,
             np.ascontiguousarray(self._sign * tried @ self._view[:3, :3].T, np.float32),
             np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32), gray,
-            self._other.depth, np.float32(TOLERANCE), costs, agreeing)
-        return len(values)
+            self._other.depth, np.float32(TOLERANCE), costs, agreeing, np.float32(least),
+            np.float32(slack))
 
     def _ask(self, wanted: int, blur: int) -> tuple[Float, Float, npt.NDArray[np.uint8]]:
         """Points [3, P] in the other camera, their grey values, the other picture, smoothed."""
@@ -139,6 +148,6 @@ class _Side:
         seen = rigid.transform_points(rigid.invert(own.world_from_camera), points)
         at = np.clip(np.rint(own.camera.project(seen)[0]).astype(int), 0,
                      np.array(own.camera.size) - 1)
-        values = cv2.blur(own.gray, (blur, blur))[at[:, 1], at[:, 0]].astype(np.float32)
+        values = own.smoothed(blur)[at[:, 1], at[:, 0]].astype(np.float32)
         return (np.ascontiguousarray(rigid.transform_points(self._view, points).T, np.float32),
-                values, np.asarray(cv2.blur(self._other.gray, (blur, blur)), np.uint8))
+                values, self._other.smoothed(blur))

@@ -15,7 +15,7 @@ all thresholds are this package's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -63,7 +63,8 @@ class Look:
     """An observation as motion is sought in it: reduced, grey, with gaps in depth closed.
 
     near, far: 3x3 extremes of depth [h, w]. labels int32 [h, w]: not 0 where a thing was found to
-    move; 0 everywhere until it has been compared. known: pixels of known depth.
+    move; 0 everywhere until it has been compared. known: pixels of known depth. smooth: pictures
+    that were smoothed already, by size.
     """
 
     stamp_ns: int
@@ -75,6 +76,19 @@ class Look:
     far: Float
     labels: npt.NDArray[np.int32]
     known: int
+    smooth: dict[int, npt.NDArray[np.uint8]] = field(default_factory=dict)
+
+    def smoothed(self, size: int) -> npt.NDArray[np.uint8]:
+        """The grey picture with each pixel the mean of so many across and down; kept."""
+        if size not in self.smooth:
+            self.smooth[size] = np.asarray(cv2.blur(self.gray, (size, size)), np.uint8)
+        return self.smooth[size]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.gray.nbytes + 4 * self.depth.nbytes + sum(
+            picture.nbytes for picture in self.smooth.values())
 
 
 @dataclass(frozen=True)
@@ -174,7 +188,7 @@ class MotionSegmenter:
         tolerance = _tolerance(before.depth, places, expected)
         warped = np.asarray(cv2.remap(before.gray, places, None,  # type: ignore[call-overload]
                                       cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
-        smooth = np.asarray(cv2.blur(now.gray, (3, 3)), np.uint8)
+        smooth = now.smoothed(3)
         smooth_warped = np.asarray(cv2.blur(warped, (3, 3)), np.uint8)
         flow = self._flow(now.gray, warped, count_differing(
             smooth, smooth_warped, standing, places, NOISE))

@@ -135,8 +135,7 @@ class MovingLayer:
     @property
     def nbytes(self) -> int:
         """Bytes of looks, patches and masks; bounded by their numbers."""
-        looks = sum(x.gray.nbytes + 4 * x.depth.nbytes for x in self._looks) + sum(
-            m.nbytes for m in self._standing)
+        looks = sum(x.nbytes for x in self._looks) + sum(m.nbytes for m in self._standing)
         return looks + sum(t.patch.nbytes for t in self.tracks) + sum(
             o.nbytes + (0 if m is None else m.nbytes) for o, m in self._masks)
 

@@ -162,6 +162,22 @@ def connected(depth: Any, decided: Any, jump: Any, labels: Any, queue: Any) -> A
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def bounds(marks: Any) -> Any:
+    """First row, row after the last, first column, column after the last of what is not 0 in
+    [H, W]; all 0 where everything is."""
+    height, width = marks.shape
+    top, bottom, left, right = height, 0, width, 0
+    for row in range(height):
+        for column in range(width):
+            if marks[row, column] != 0:
+                top, bottom = min(top, row), row + 1
+                left, right = min(left, column), max(right, column + 1)
+    if bottom == 0:
+        return 0, 0, 0, 0
+    return top, bottom, left, right
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def chosen(marks: Any, wanted: Any, out: Any) -> Any:
     """Pixels whose mark is wanted (bool by number), and their neighbours, become 1 in out uint8
     [H, W]; returns how many are wanted."""

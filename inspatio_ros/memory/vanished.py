@@ -80,11 +80,14 @@ def went_away(now: Look, standing: Mask, earlier: Look, earlier_standing: Mask, 
         guess = expected(int(np.argmax(known)))
         searched += guess is None
         points = points_of(earlier, cutout(places, earlier.depth.shape[1]))
+        # Most known things have been found otherwise where they are expected.
+        if guess is not None and len(_left(_pixels(now, standing, points + guess), labels)
+                                     ) < LEAST_PIXELS:
+            continue
         found = _way(now, earlier, points, up, guess)
         if found is None or np.linalg.norm(found.vector) < min_speed * between:
             continue
-        own = _pixels(now, standing, points - found.vector)
-        own = own[labels.reshape(-1)[own] == 0]
+        own = _left(_pixels(now, standing, points - found.vector), labels)
         if len(own) < LEAST_PIXELS:
             continue
         number += 1
@@ -106,6 +109,12 @@ def _way(now: Look, earlier: Look, points: Array, up: Array, guess: Array | None
     return found if found.cost + STAND_MARGIN < search.cost(np.zeros(3)) else None
 
 
+def _left(places: npt.NDArray[np.int32], labels: Labels) -> npt.NDArray[np.int32]:
+    """Those of some flat pixels that belong to no piece yet."""
+    free: npt.NDArray[np.bool_] = labels.reshape(-1)[places] == 0
+    return np.asarray(places[free], np.int32)
+
+
 def _pixels(now: Look, standing: Mask, points: Array) -> npt.NDArray[np.int32]:
     """Flat pixels that show points [P, 3], and the rest of their surface near by."""
     _, intrinsics = kernel_numbers(now.camera)
@@ -113,7 +122,15 @@ def _pixels(now: Look, standing: Mask, points: Array) -> npt.NDArray[np.int32]:
     kernels.mark(np.ascontiguousarray(points.T, np.float32),
                  rigid.invert(now.world_from_camera)[:3].astype(np.float32), intrinsics, now.depth,
                  standing, np.float32(0.03), 1, np.int32(1), marks)
-    evidence, decided = marks.astype(np.int8), np.empty(marks.shape, np.int8)
-    pieces_numba.spread(now.depth, standing, np.zeros_like(marks), np.float32(SURFACE_JUMP),
-                        SPREAD_PX, evidence, decided, np.empty(marks.size, np.int32))
-    return np.flatnonzero(decided == kernels.MOVING).astype(np.int32)
+    # Only so far round them the surface is followed.
+    top, bottom, left, right = pieces_numba.bounds(marks)
+    top, left = max(top - SPREAD_PX, 0), max(left - SPREAD_PX, 0)
+    part = np.s_[top:bottom + SPREAD_PX, left:right + SPREAD_PX]
+    evidence: npt.NDArray[np.int8] = marks[part].astype(np.int8)
+    decided = np.empty_like(evidence)
+    pieces_numba.spread(np.ascontiguousarray(now.depth[part]),
+                        np.ascontiguousarray(standing[part]), np.zeros(evidence.shape, np.int32),
+                        np.float32(SURFACE_JUMP), SPREAD_PX, evidence, decided,
+                        np.empty(evidence.size, np.int32))
+    rows, columns = np.divmod(np.flatnonzero(decided == kernels.MOVING), len(evidence[0]))
+    return np.asarray((rows + top) * marks.shape[1] + columns + left, np.int32)

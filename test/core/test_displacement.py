@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from inspatio_ros.geometry.camera import PinholeCamera
-from inspatio_ros.memory.displacement import DisplacementSearch
+from inspatio_ros.memory import displacement_numba as kernels
+from inspatio_ros.memory.displacement import MOST_DOUBT, DisplacementSearch
 from inspatio_ros.memory.motion import Look, look_at
 from inspatio_ros.sensing.observation import Observation
 
@@ -92,3 +93,30 @@ def test_standing_explains_what_stands_best() -> None:
     assert stood < 0.05
     assert search.cost(np.array([0.3, 0.0, 0.0])) > stood + 0.1
     assert search.cost(np.array([0.0, 0.0, 1.0])) > stood + 0.1
+
+
+def test_ways_that_are_clearly_worse_are_not_judged_to_their_end() -> None:
+    """The best way and all that come near it are the same as if every way were."""
+    before, _ = look(-0.6, 4.5, 0.0)
+    now, here = look(0.6, 4.5, 0.2)
+    xyz = np.ascontiguousarray(points(now, here)[::40].T, np.float32)
+    values = np.full(xyz.shape[1], 128.0, np.float32)
+    x, z = np.meshgrid(np.arange(-2, 2, 0.05), np.arange(-0.4, 0.4, 0.1))
+    shifts = np.stack([x.ravel(), 0 * x.ravel(), z.ravel()], axis=1).astype(np.float32)
+    numbers = np.array([CAMERA.fx, CAMERA.fy, CAMERA.cx, CAMERA.cy], np.float32)
+
+    def costs(slack: float) -> np.ndarray:
+        found, agreeing = np.zeros(len(shifts), np.float32), np.zeros(len(shifts), np.int32)
+        kernels.disagreement(xyz, values, shifts, numbers, before.smoothed(3), before.depth,
+                             np.float32(0.03), found, agreeing, np.float32(12),
+                             np.float32(slack))
+        return found
+
+    slack = MOST_DOUBT * len(values)
+    whole, short = costs(np.inf), costs(slack)
+    near = whole <= whole.min() + slack
+    assert 0 < np.count_nonzero(near) < 0.5 * len(whole)
+    np.testing.assert_array_equal(short[near], whole[near])
+    assert (short[~near] >= whole.min() + slack).all()
+    assert (short <= whole).all()
+    assert short.sum() < 0.9 * whole.sum()

@@ -9,6 +9,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
+from inspatio_ros.memory import vanished
 from inspatio_ros.memory.moving import Detection, MovingLayer, MovingOptions
 from inspatio_ros.memory.rolling_cloud import RollingCloud
 from inspatio_ros.memory.tracks import Patch, Track, new_track, rotation_about
@@ -428,3 +430,36 @@ def test_what_goes_away_along_the_view_is_missed_where_it_was() -> None:
     mask, truth = held.moving.mask_of(seen), view.ids == 2
     assert mask is not None
     assert np.count_nonzero(mask & truth) > 0.9 * np.count_nonzero(truth)
+
+
+def test_a_known_thing_that_was_found_where_it_is_expected_is_not_looked_for(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes across the view is missed where it was as well, but needs no search for that."""
+    size, look_of_it = (1.5, 1.8, 1.6), Texture(
+        TEXT, (220.0, 210.0, 40.0), (30.0, 40.0, 160.0), 0.21, 0.6, 9)
+    world = scene(box("crossing", size, look_of_it, ConstantVelocity(
+        at(8.0, -2.5, size[2] / 2 + 0.05), (0.0, 2.0, 0.0))))
+    asked, missed = [0], [0]
+    search, find = vanished.DisplacementSearch, vanished.missed
+
+    def counted(*arguments: Any) -> Any:
+        asked[-1] += 1
+        return search(*arguments)
+
+    def counted_missed(*arguments: Any) -> Any:
+        found = find(*arguments)
+        missed[-1] += len(found)
+        return found
+
+    monkeypatch.setattr(vanished, "DisplacementSearch", counted)
+    monkeypatch.setattr(vanished, "missed", counted_missed)
+    held = memory()
+    for number in range(10):
+        seen, _ = look(world, STEP * number)
+        held.integrate(seen)
+        asked.append(0)
+        missed.append(0)
+    assert held.moving is not None
+    assert len(held.moving.objects(seen.stamp_ns)) == 1
+    assert sum(missed[5:]) >= 5
+    assert sum(asked[5:]) == 0
