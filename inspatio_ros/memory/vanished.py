@@ -132,5 +132,6 @@ def _pixels(now: Look, standing: Mask, points: Array) -> npt.NDArray[np.int32]:
                         np.ascontiguousarray(standing[part]), np.zeros(evidence.shape, np.int32),
                         np.float32(SURFACE_JUMP), SPREAD_PX, evidence, decided,
                         np.empty(evidence.size, np.int32))
-    rows, columns = np.divmod(np.flatnonzero(decided == kernels.MOVING), len(evidence[0]))
-    return np.asarray((rows + top) * marks.shape[1] + columns + left, np.int32)
+    within = np.flatnonzero(decided == kernels.MOVING)
+    rows, columns = within // len(evidence[0]), within % len(evidence[0])
+    return np.asarray((rows + top) * len(marks[0]) + columns + left, np.int32)
