@@ -18,7 +18,7 @@ from inspatio_ros.memory.cutouts import (
     with_feet,
 )
 from inspatio_ros.memory.displacement import Displacement, DisplacementSearch
-from inspatio_ros.memory.motion import Look, Motion, Piece
+from inspatio_ros.memory.motion import LEAST_TOLD, Look, Motion, Piece
 from inspatio_ros.memory.tracks import MIDDLE_NOISE, Track, box_axes, heading_of, new_track
 from inspatio_ros.sensing.observation import Observation
 
@@ -89,16 +89,23 @@ class Follower:
             if track.number not in owners:
                 self._unseen(track, motion, marks, counts[track.number], look)
 
-    def retire(self, stamp_ns: int) -> int:
-        """Give up what stands, is gone, was not seen for long; how many were too many."""
+    def retire(self, stamp_ns: int, marks: Marks) -> int:
+        """Give up what stands, is gone, was not seen for long; how many were too many.
+
+        marks int32 [h, w]: where the tracks are, by number; what a track showed that is part of
+        another is the other's.
+        """
         self.tracks = [
             t for t in self.tracks
             if t.still < STILL_LIMIT and t.through < THROUGH_LIMIT
             and (stamp_ns - t.seen_ns) * 1e-9 <= (self._forget_after if t.confirmed else 0.5)]
         # Of two that are one thing the one seen more often stays.
         for one in sorted(self.tracks, key=lambda t: (t.hits, t.number)):
-            if any(_same(one, other) for other in self.tracks if other is not one):
+            whole = next((t for t in self.tracks if t is not one and _same(one, t)), None)
+            if whole is not None:
                 self.tracks.remove(one)
+                if one.seen_ns == stamp_ns:
+                    marks[marks == one.number] = whole.number
         too_many = max(0, len(self.tracks) - self._max_objects)
         if too_many:
             self.tracks.sort(key=lambda t: (not t.confirmed, -t.patch.points.shape[1]))
@@ -280,6 +287,8 @@ def _take_velocity(track: Track, look: Look, pieces: list[Piece], motion: Motion
         across = FLOW_BIAS_PX * distance / look.camera.fx
         # Flow errs alike over a thing: many pixels do not make it better than their spread.
         spread = np.maximum(1.5 * piece.spread, across)
+        # A few pixels of a large thing do not tell how all of it went.
+        spread *= max(1.0, LEAST_TOLD * piece.pixels / piece.said)
         noise = np.diag(spread**2) + (0.01 * distance) ** 2 * np.outer(ray, ray)
         velocity = piece.displacement / motion.seconds
         noise /= motion.seconds**2

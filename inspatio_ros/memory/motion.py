@@ -48,10 +48,10 @@ TOLERANCE_FACTOR, TOLERANCES, TOLERANCE = 8.0, (0.012, 0.06), 0.04
 # Relative depth between neighbouring pixels of one surface; px over which a decision spreads.
 SURFACE_JUMP = 0.025
 SPREAD_PX = 12
-# Moving surfaces have at least so many pixels that say so, and so large a share of those that say
-# anything.
+# Moving surfaces have at least so many pixels that say so, and so large a share of those that can
+# be asked.
 LEAST_PIXELS = 12
-LEAST_SHARE = 0.5
+LEAST_TOLD = 0.3
 # Farther things are too coarse in depth to tell, m.
 MAX_DEPTH = 80.0
 # A shift of the whole picture up to this is the pose's error, not motion, px.
@@ -265,10 +265,13 @@ class MotionSegmenter:
             count += int(boxes.max())
             places = np.flatnonzero(labels).astype(np.int32)
         # Few pixels belong to anything: only those are looked at from here on.
-        numbers, spoke = flat[places], evidence.reshape(-1)[places] == kernels.MOVING
+        numbers, words = flat[places], evidence.reshape(-1)[places]
+        spoke = words == kernels.MOVING
         moving = np.bincount(numbers[spoke], None, count + 1)
         pixels = np.bincount(numbers, None, count + 1)
-        keep = (moving >= LEAST_PIXELS) & (moving >= 0.3 * pixels)
+        # What is expected there and cannot tell does not speak against it.
+        silent = np.bincount(numbers[words == kernels.EXPECTED], None, count + 1)
+        keep = (moving >= LEAST_PIXELS) & (moving >= LEAST_TOLD * (pixels - silent))
         keep[0] = False
         pieces = []
         for number in np.flatnonzero(keep):

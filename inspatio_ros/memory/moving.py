@@ -33,9 +33,11 @@ SHORTEST, LONGEST, SLOW = 0.08, 1.5, 0.9
 LEAST_ROOM = 0.35
 MAX_LOOKS = 16
 # A thing was there, unnoticed, for so long before it was first seen to move; its box has this
-# margin along and across when points are removed, and none below, m.
+# margin to each side when points are removed, and so much more above, where windows give no depth,
+# m. Its way until then is gone over in so many steps at most.
 _BEFORE_NS = 600_000_000
-_BOX_MARGIN = np.array([0.3, 0.3, 0.1])
+_BOX_MARGIN, _ABOVE = np.array([0.3, 0.3, 0.1]), 0.5
+_MOST_STEPS = 16
 MAX_SPLIT = 8
 
 
@@ -177,7 +179,7 @@ class MovingLayer:
                 self._follower.follow(observation, look, before, motion, marks, counts,
                                       self._segmenter.up(look.world_from_camera))
                 self._name(boxes, words, marks)
-        self.dropped["too_many"] += self._follower.retire(look.stamp_ns)
+        self.dropped["too_many"] += self._follower.retire(look.stamp_ns, marks)
         mask = self._mask(observation, look, marks)
         self._masks.append((observation, mask))
         return mask
@@ -196,17 +198,23 @@ class MovingLayer:
         return mask
 
     def clean(self, cloud: RollingCloud) -> int:
-        """Take what was fused of things that are now known to move out of the cloud."""
+        """Take what was fused of things that are now known to move out of the cloud.
+
+        Nothing stands where they are, nor where they went since they were first seen.
+        """
         gone = 0
         for track in self.tracks:
             if not track.confirmed:
                 continue
             newest = track.trail[-1][0]
-            # All of its past when it has just been understood, later what its outline has left.
+            axes, half = track.axes(newest), track.half + _BOX_MARGIN
+            half[2] += _ABOVE / 2
             since = newest if track.cleaned else track.first_ns - _BEFORE_NS
             track.cleaned = True
-            half = track.half + _BOX_MARGIN
-            gone += cloud.remove_moved(track.centers, track.axes(newest), half, since)
+            length = track.speed * (newest - since) * 1e-9
+            steps = min(1 + int(length / half[:2].min()), _MOST_STEPS)
+            for place in track.centers(np.linspace(since, newest, steps + 1)[1:].astype(np.int64)):
+                gone += cloud.remove_box(place + _ABOVE / 2 * track.up, axes, half)
         return gone
 
     def objects(self, stamp_ns: int) -> list[MovingObject]:

@@ -180,6 +180,15 @@ class RollingCloud:
         self.dropped["moved"] += gone
         return gone
 
+    def remove_box(self, center: npt.NDArray[np.float64], axes: npt.NDArray[np.float64],
+                   half: npt.NDArray[np.float64]) -> int:
+        """Remove what lies where a thing that moves is or was: how many points that were.
+
+        center [3] m in the world, axes [3, 3] (columns) and half sides [3] m of the box.
+        """
+        return self.remove_moved(lambda stamps: np.repeat(center[None], len(stamps), axis=0), axes,
+                                 half, -2**62)
+
     def give_way(self, observation: Observation, behind: float = 0.25) -> None:
         """Remove every point that an observation contradicts or shows itself; add none.
 

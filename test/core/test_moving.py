@@ -23,9 +23,11 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.memory import vanished
+from inspatio_ros.memory.following import Follower
+from inspatio_ros.memory.motion import Look, MotionSegmenter, Piece, look_at
 from inspatio_ros.memory.moving import Detection, MovingLayer, MovingOptions
 from inspatio_ros.memory.rolling_cloud import RollingCloud
-from inspatio_ros.memory.tracks import Patch, Track, new_track, rotation_about
+from inspatio_ros.memory.tracks import Patch, Track, heading_of, new_track, rotation_about
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
 from inspatio_ros.worlds.raytracing import BRICKS, CHECKER, ROAD, TEXT
@@ -463,3 +465,83 @@ def test_a_known_thing_that_was_found_where_it_is_expected_is_not_looked_for(
     assert len(held.moving.objects(seen.stamp_ns)) == 1
     assert sum(missed[5:]) >= 5
     assert sum(asked[5:]) == 0
+
+
+def test_nothing_stands_where_a_thing_went() -> None:
+    """What was fused of its inside, of its top or before it was known goes, whenever that was;
+    what stands beside its way stays."""
+    thing = new_track(1, 10**9, np.array([0.0, 0.0, 5.0]), track((0.0, 0.0, 0.0)).patch,
+                      np.array([0.0, -1.0, 0.0]))
+    thing.mean[3:] = [0.0, 0.0, 2.0]
+    thing.heading = heading_of(thing.up, thing.velocity)
+    thing.half, thing.confirmed = np.array([0.3, 0.8, 0.4]), True
+    thing.trail.append((10**9, thing.center(10**9)))
+    layer, cloud = MovingLayer(), RollingCloud(capacity=10_000, voxel_size=0.05)
+    layer.tracks.append(thing)
+    camera = PinholeCamera(40, 40, 40.0, 40.0, 19.5, 19.5)
+    places = {"where it was": (0.0, 0.0, 4.2), "where it is": (0.2, 0.0, 5.0),
+              "its top": (0.0, -0.7, 5.0), "beside": (1.5, 0.0, 4.6), "above": (0.0, -1.5, 5.0),
+              "before it came": (0.0, 0.0, 2.0), "where it will be": (0.0, 0.0, 7.0)}
+    for x, y, z in places.values():
+        pose = rigid.from_rotation(np.eye(3), (x, y, z - 1.0))
+        depth = np.full((40, 40), np.nan, np.float32)
+        depth[19:21, 19:21] = 1.0
+        cloud.integrate(Observation(10**9, np.full((40, 40, 3), 90, np.uint8), depth, camera,
+                                    pose))
+    before = points_near(cloud, places)
+    assert all(before.values())
+    assert layer.clean(cloud) > 0
+    left = {name for name, count in points_near(cloud, places).items() if count}
+    assert left == {"beside", "above", "before it came", "where it will be"}
+
+
+def points_near(cloud: RollingCloud, places: dict[str, tuple[float, float, float]]
+                ) -> dict[str, int]:
+    xyz, _ = cloud.colored_points(10_000)
+    return {name: int(np.count_nonzero(np.linalg.norm(xyz - np.array(place), axis=1) < 0.1))
+            for name, place in places.items()}
+
+
+def test_what_is_part_of_another_thing_is_marked_as_the_other() -> None:
+    follower = Follower(0.4, 2.0, 8)
+    for number in (1, 2):
+        thing = new_track(number, 10**9, np.array([0.1 * number, 0.0, 5.0]),
+                          track((0.0, 0.0, 0.0)).patch, np.array(UP))
+        thing.half, thing.hits, thing.confirmed = np.full(3, 1.0), 3 - number, number == 1
+        follower.tracks.append(thing)
+    marks = np.array([[0, 1, 2], [2, 2, 0]], np.int32)
+    assert follower.retire(10**9, marks) == 0
+    assert [t.number for t in follower.tracks] == [1]
+    np.testing.assert_array_equal(marks, [[0, 1, 1], [1, 1, 0]])
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_pixels_of_a_known_thing_that_cannot_tell_do_not_speak_against_it(expected: bool) -> None:
+    """A large thing whose new part alone says that it moves is taken as a whole."""
+    depth = np.full((60, 100), np.nan, np.float32)
+    depth[10:50, 10:90] = 5.0
+    seen = look_at(Observation(0, np.zeros((60, 100, 3), np.uint8), depth,
+                               PinholeCamera(100, 60, 80.0, 80.0, 49.5, 29.5), np.eye(4)))
+    evidence, known = np.zeros(depth.shape, np.int8), np.zeros(depth.shape, np.int32)
+    evidence[20:40, 80:86] = 1
+    known[10:50, 10:80] = 7 if expected else 0
+    evidence[10:50, 10:80:6] = 0 if expected else -1
+    pieces = found_pieces(seen, evidence, known)
+    assert len(pieces) == 1
+    if expected:
+        assert pieces[0].pixels > 0.9 * np.count_nonzero(depth > 0)
+    else:
+        assert pieces[0].pixels < 0.2 * np.count_nonzero(depth > 0)
+    # Where the rest is asked and says nothing, so few are not enough.
+    if not expected:
+        wide = np.zeros_like(evidence)
+        wide[28:32, 80:84] = 1
+        assert not found_pieces(seen, wide, known)
+
+
+def found_pieces(seen: Look, evidence: np.ndarray, known: np.ndarray) -> tuple[Piece, ...]:
+    def unmeasured(places: np.ndarray) -> np.ndarray:
+        return np.empty((3, 0), np.float32)
+
+    return MotionSegmenter()._pieces(seen, seen.depth > 0, evidence.copy(), known, None,
+                                     unmeasured)[1]
