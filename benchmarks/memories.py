@@ -2,6 +2,7 @@
 """What each memory adds to imagined views of recordings; prints JSON.
 
     python benchmarks/memories.py RECORDING... [--preset geometric] [--last 80]
+    python benchmarks/memories.py --rooms 1000300 1000301 --streets 1000300
 
 Two ways from each start, along poses that the camera really had, so that its pictures are the
 truth. 'ahead': the poses that follow, up to --reach seconds. 'back': the poses of the seconds
@@ -10,12 +11,15 @@ to a place from which the camera has looked away. PSNR is pooled over all pixels
 frames; holes are the pixels that the single-frame guide does not back, bank those that the cloud
 does not back but a view of the bank has seen; both the same for all methods. With --capacity or
 --max-age the cloud forgets, as it does on a long way; the bank does not. --features adds the
-distance of EfficientNet-Lite0's features over whole pictures.
+distance of EfficientNet-Lite0's features over whole pictures. --rooms, --streets: seeds of
+analytic worlds without movers, in which a robot goes round on its loop and looks about.
 
     single     guide from the newest frame alone
     seen       guide from the cloud of all frames so far
     geometric memory: seen, and what was imagined is kept
     stereo memory: seen, and views of a bank are warped into the holes
+
+The mean at the end is over the sequences, ahead and back apart.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +41,8 @@ from inspatio_ros.evaluation.perceptual import (
 from inspatio_ros.evaluation.recorded_run import fitted
 from inspatio_ros.files.bag_observations import BagOptions
 from inspatio_ros.files.recordings import open_recording, recording_name
+from inspatio_ros.geometry import rigid
+from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BACKENDS, GEOMETRIC, BackendOptions, make_backend
 from inspatio_ros.imagination.engine import ImaginationEngine
@@ -43,11 +50,18 @@ from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
 from inspatio_ros.memory.stereo_memory import StereoOptions
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
+from inspatio_ros.worlds.room import room
+from inspatio_ros.worlds.street import street
+from inspatio_ros.worlds.world import World
 
 SINGLE, SEEN, GEOMETRIC_MEMORY = "single", "seen", "geometric_memory"
 STEREO_MEMORY = "stereo_memory"
 METHODS = (SINGLE, SEEN, GEOMETRIC_MEMORY, STEREO_MEMORY)
 WAYS = ("ahead", "back")
+# Of the robot in a world: pictures a second, its camera's height, m, how far and how often, s, it
+# looks to the sides, rad; speed by world, m/s.
+RATE, CAMERA_HEIGHT, LOOK_ABOUT, LOOK_SECONDS = 3.0, 1.0, 0.7, 9.0
+SPEEDS = {"room": 0.5, "street": 2.0}
 
 
 class Table:
@@ -88,14 +102,13 @@ class Table:
         return found
 
 
-def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
-    """The figures of one recording."""
+def measure(name: str, seen: list[Observation], options: argparse.Namespace) -> dict[str, object]:
+    """The figures of one sequence."""
     engine = ImaginationEngine(make_backend(BackendOptions(options.preset)))
     bounds = {"capacity": options.capacity, "max_age": options.max_age,
               "max_radius": options.max_radius, "voxel_size": options.voxel_size}
     table = Table(default_feature_network() if options.features else None)
     for way in WAYS:
-        seen = list(_frames(path, options))
         first = len(seen) - options.last if options.last else len(seen) // 3
         memories = {SINGLE: WorldMemory(MemoryOptions(**{**bounds, "capacity": 1})),
                     SEEN: WorldMemory(MemoryOptions(**bounds)),
@@ -124,8 +137,35 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, object]:
                 kept.reset()
     engine.close()
     held = memories[STEREO_MEMORY].stereo
-    return {"recording": recording_name(path), "preset": options.preset,
+    return {"sequence": name, "preset": options.preset,
             "bank_views": 0 if held is None else len(held.bank), **table.figures()}
+
+
+def wander(kind: str, seed: int, frames: int, width: int) -> list[Observation]:
+    """What a robot sees that goes round on the loop of a world and looks about."""
+    world: World = {"room": room, "street": street}[kind](seed, moving=False)
+    focal, height = 0.6 * width, round(0.58 * width)
+    camera = PinholeCamera(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)
+    times = np.arange(frames) / RATE
+    seen = []
+    for time, base in zip(times, world.drive(SPEEDS[kind], times), strict=True):
+        yaw = LOOK_ABOUT * np.sin(2 * np.pi * time / LOOK_SECONDS)
+        pose = base @ rigid.from_euler(0.0, 0.0, yaw, (0.0, 0.0, CAMERA_HEIGHT)) @ (
+            rigid.BODY_FROM_OPTICAL)
+        view = world.render(camera, pose, float(time), samples=2)
+        seen.append(Observation(round(time * 1e9), view.image, view.depth, camera, pose))
+    return seen
+
+
+def mean(found: list[dict[str, Any]]) -> dict[str, object]:
+    """The mean over sequences of each figure, by way and method."""
+    result: dict[str, object] = {}
+    for way in WAYS:
+        held = [f[way] for f in found if way in f]
+        if held:
+            result[way] = {method: {key: round(float(np.mean([h[method][key] for h in held])), 3)
+                                    for key in held[0][method]} for method in METHODS}
+    return result
 
 
 def _frames(path: Path, options: argparse.Namespace) -> Iterator[Observation]:
@@ -157,7 +197,10 @@ def _imagine(engine: ImaginationEngine, memory: WorldMemory, now: Observation,
 def parse(words: list[str] | None = None) -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("recordings", nargs="+", type=Path)
+    parser.add_argument("recordings", nargs="*", type=Path)
+    parser.add_argument("--rooms", type=int, nargs="*", default=[], help="seeds of worlds")
+    parser.add_argument("--streets", type=int, nargs="*", default=[], help="seeds of worlds")
+    parser.add_argument("--frames", type=int, default=120, help="seen in each world")
     parser.add_argument("--preset", default=GEOMETRIC, choices=BACKENDS)
     parser.add_argument("--last", type=int, default=0,
                         help="starts among the last so many frames only (0: the last two thirds)")
@@ -178,7 +221,14 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Print the figures of all recordings."""
     options = parse()
-    print(json.dumps([measure(path, options) for path in options.recordings], indent=1))
+    found = [measure(recording_name(path), list(_frames(path, options)), options)
+             for path in options.recordings]
+    for kind, seeds in (("room", options.rooms), ("street", options.streets)):
+        found += [measure(f"{kind}_{seed}", wander(kind, seed, options.frames, options.width),
+                          options) for seed in seeds]
+    if not found:
+        raise SystemExit("nothing to measure: name recordings, --rooms or --streets")
+    print(json.dumps([*found, {"mean": mean(found)}] if len(found) > 1 else found, indent=1))
 
 
 if __name__ == "__main__":

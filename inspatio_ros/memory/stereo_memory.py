@@ -9,6 +9,7 @@ as surfaces.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,6 +32,8 @@ Transform = npt.NDArray[np.float64]
 LEAST_HOLES = 0.002
 # As in `guide`: how much nearer (relative) a place must be to have been seen through.
 NEARER = 0.08
+# Grey values by which a colour differs from another surface's.
+OTHER_COLOR = 36.0
 # Exposures remembered, one for each view: bounded, the oldest leave.
 MAX_TONES = 512
 
@@ -92,7 +95,9 @@ class StereoMemory:
 
         Pixels filled from real views are MEMORY; from imagined ones IMAGINED, with their depth in
         `kept`. What measured geometry backs stays; hints and what was kept of the imagined give
-        way to real views. A place that the newest observation saw through stays empty.
+        way to real views. A place that the newest observation saw through stays empty, and so
+        does one where it, or another of the views found, saw another colour without depth:
+        something that gives no depth, dark or shiny, stands before it.
         """
         holes = guide.provenance < Provenance.MEMORY
         if np.count_nonzero(holes) < LEAST_HOLES * holes.size or len(self.bank) == 0:
@@ -102,16 +107,22 @@ class StereoMemory:
         found = self.bank.retrieve(camera, pose, self.options.views, known_depth=known)
         # Real views first: what they fill is not for imagined ones.
         for item in sorted(found, key=lambda item: item.view.imagined):
-            guide = self._lay(guide, item, camera, pose, newest)
+            others = [f.view.observation for f in found if f is not item]
+            guide = self._lay(guide, item, camera, pose, newest, others)
         return guide
 
     def _lay(self, guide: Guide, item: Retrieved, camera: PinholeCamera, pose: Transform,
-             newest: Observation | None) -> Guide:
+             newest: Observation | None, others: Sequence[Observation]) -> Guide:
         seen = item.view.observation
         image, depth = self._renderer.draw_surface(
             seen.image, seen.depth, seen.camera, seen.world_from_camera, camera, pose)
         image, depth = tidy(image, depth, min_alike=-1)
         tone = self._tone(item.view.serial, image, depth, guide, newest)
+        wanted = (guide.provenance < Provenance.MEMORY) & (depth > 0)
+        for other in (others if newest is None else (newest, *others)):
+            hidden = _hidden(wanted, image, depth, tone, camera, pose, other)
+            depth[hidden] = np.nan
+            wanted &= ~hidden
         rays = np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32)
         front, intrinsics, view = self._seen_through(newest, pose)
         if not item.view.imagined:
@@ -176,3 +187,26 @@ class StereoMemory:
         intrinsics = np.array([source.fx, source.fy, source.cx, source.cy], np.float32)
         view = (rigid.invert(newest.world_from_camera) @ pose).astype(np.float32)
         return self._front[1], intrinsics, view
+
+
+def _hidden(wanted: npt.NDArray[np.bool_], image: Byte, depth: Float, tone: Float,
+            camera: PinholeCamera, pose: Transform, other: Observation
+            ) -> npt.NDArray[np.bool_]:
+    """Those of the wanted pixels [H, W] of a drawn view, all of known depth, whose place shows
+    another colour, without depth, in another observation."""
+    hidden = np.zeros(depth.shape, np.bool_)
+    rows, columns = np.nonzero(wanted)
+    z = depth[rows, columns].astype(np.float64)
+    local = np.stack([(columns - camera.cx) / camera.fx * z, (rows - camera.cy) / camera.fy * z,
+                      z], axis=1)
+    seen = rigid.transform_points(rigid.invert(other.world_from_camera) @ pose, local)
+    before = seen[:, 2] > 0.05
+    rows, columns = rows[before], columns[before]
+    at = np.rint(other.camera.project(seen[before])[0])
+    inside = ((at >= 0) & (at < np.array(other.camera.size))).all(axis=1)
+    rows, columns, at = rows[inside], columns[inside], at[inside].astype(int)
+    there = other.image[at[:, 1], at[:, 0]]
+    off = np.abs(image[rows, columns] * tone[:3] + tone[3:] - there).mean(axis=1)
+    unlike = (off > OTHER_COLOR) & ~(other.depth[at[:, 1], at[:, 0]] > 0)
+    hidden[rows[unlike], columns[unlike]] = True
+    return hidden

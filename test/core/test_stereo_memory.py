@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -186,3 +187,49 @@ def test_benchmark_tells_what_each_memory_adds() -> None:
     for way in ("ahead", "back"):
         assert result[way]["frames"] > 0
         assert result[way]["stereo_memory"]["backed"] >= result[way]["seen"]["backed"]
+
+
+def test_benchmark_sends_a_robot_through_worlds() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "memories.py"), "--rooms", "1000300",
+         "--streets", "1000300", "--frames", "15", "--stride", "5", "--reach", "1.5",
+         "--width", "48"], capture_output=True, text=True, check=True, timeout=300)
+    room, street, last = json.loads(done.stdout)
+    assert [room["sequence"], street["sequence"]] == ["room_1000300", "street_1000300"]
+    for way in ("ahead", "back"):
+        mean = last["mean"][way]["seen"]["psnr_all"]
+        assert mean == pytest.approx((room[way]["seen"]["psnr_all"]
+                                      + street[way]["seen"]["psnr_all"]) / 2, abs=0.01)
+    assert room["back"]["seen"]["psnr_all"] > room["back"]["single"]["psnr_all"]
+
+
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("by_newest", [False, True])
+def test_what_stands_before_a_place_and_gives_no_depth_is_not_drawn_over(
+        blind: bool, by_newest: bool) -> None:
+    """The newest observation, or another view found, sees a black thing that gives no depth."""
+    memory = WorldMemory(MemoryOptions(**FORGETFUL, stereo=BANK))
+    black = np.s_[20:50, 40:60]
+
+    def hide(seen: Observation) -> Observation:
+        image, depth = seen.image.copy(), seen.depth.copy()
+        if blind:
+            image[black], depth[black] = 0, np.nan
+        return replace(seen, image=image, depth=depth)
+
+    memory.integrate(look(0.0))
+    second = look(0.6, second=1)
+    memory.integrate(second if by_newest else hide(second))
+    far = look(9.5, second=3)
+    now = far
+    if by_newest:
+        # The newest knows no depth at all but where it looks at the thing it differs.
+        now = hide(look(0.6, second=3))
+        now = replace(now, depth=np.full_like(now.depth, np.nan))
+    memory.integrate(far)
+    # From 0.4 m farther right, where neither view shows all, it appears 11 px to the left.
+    x, window = (0.6, np.s_[21:49, 41:59]) if by_newest else (1.0, np.s_[21:49, 31:47])
+    guide = memory.render(CAMERA, moved(x), [now])
+    shown = (guide.provenance[window] == Provenance.MEMORY).mean()
+    assert (guide.provenance[20:50, 65:80] == Provenance.MEMORY).mean() > 0.9
+    assert shown < 0.1 if blind else shown > 0.9
