@@ -12,7 +12,9 @@ was seen and comes back along the same poses, `--loops` times. Truth is rendered
 
 first and return: PSNR against the truth, pooled over the way out and the way back of a loop.
 unchanged: PSNR between the two pictures of each pose, out and back. loops: first of each loop.
-bytes: of the memory after each loop.
+bytes: of the memory after each loop. --reanchor, --keyframes: what holds the blocks of a model to
+the source (`LongRollout`); the geometric filler has no use for them. contrast: standard deviation
+of the last loop's pictures over that of the truth, which drift takes away.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BACKENDS, GEOMETRIC, BackendOptions, make_backend
 from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.long_rollouts import LongRollout
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
 from inspatio_ros.memory.imagined_points import complete_depth
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
@@ -89,10 +92,13 @@ def measure(scene: Scene, engine: ImaginationEngine, memory_name: str, loops: in
         returns.append(_pooled(back, scene.truth))
         unchanged.append(_pooled(back, [frame.image for frame in out]))
         held.append(memory.nbytes)
+    spread = [float(np.std(pictures)) for pictures in (
+        [frame.image for frame in out], scene.truth)]
     return {
         "first": firsts[0], "return": returns[0], "unchanged": unchanged[0], "loops": firsts,
         "return_minus_first": round(returns[0] - firsts[0], 2),
-        "last_loop_minus_first_loop": round(firsts[-1] - firsts[0], 2), "bytes": held,
+        "last_loop_minus_first_loop": round(firsts[-1] - firsts[0], 2),
+        "contrast": round(spread[0] / spread[1], 3), "bytes": held,
         "kept_points": memory.imagined.point_count if memory.imagined is not None else 0}
 
 
@@ -132,15 +138,19 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=240, help="of one loop, out and back")
     parser.add_argument("--width", type=int, default=208)
     parser.add_argument("--worlds", type=int, nargs="+", default=[11, 12], help="seeds")
+    parser.add_argument("--reanchor", type=float, default=0.0, help="share, 0 to 1")
+    parser.add_argument("--keyframes", type=int, default=0, help="blocks")
     parser.add_argument("--memories", nargs="+", default=list(MEMORIES), choices=MEMORIES)
     return parser.parse_args(words)
 
 
 def run(options: argparse.Namespace) -> dict[str, object]:
     """All figures."""
-    engine = ImaginationEngine(make_backend(BackendOptions(options.preset)))
+    engine = ImaginationEngine(make_backend(BackendOptions(
+        options.preset, long_rollout=LongRollout(options.reanchor, options.keyframes))))
     found: dict[str, object] = {
-        "preset": options.preset, "frames": options.frames,
+        "preset": options.preset, "frames": options.frames, "reanchor": options.reanchor,
+        "keyframes": options.keyframes,
         "blocks": options.frames // engine.backend.block_frames}
     for seed in options.worlds:
         scene = Scene(seed, options.frames, options.width)

@@ -35,6 +35,17 @@ def test_with_the_memory_what_was_imagined_is_found_again() -> None:
     assert len(set(kept["bytes"][1:])) == 1
     assert kept["unchanged"] > room["none"]["unchanged"] + 3.0
     assert kept["first"] > room["none"]["first"]
+    assert 0.3 < kept["contrast"] < 1.3
+
+
+def test_revisits_tell_what_holds_a_model_to_its_source() -> None:
+    revisit = script("revisit")
+    words = ["--preset", "tiny", "--loops", "1", "--frames", "36", "--width", "64",
+             "--worlds", "11", "--memories", "seen"]
+    plain = revisit.run(revisit.parse(words))
+    held = revisit.run(revisit.parse([*words, "--reanchor", "1", "--keyframes", "4"]))
+    assert (held["reanchor"], held["keyframes"]) == (1.0, 4)
+    assert held["room_11"]["seen"]["first"] != plain["room_11"]["seen"]["first"]
 
 
 def test_a_scene_of_the_room_scores() -> None:
