@@ -118,12 +118,14 @@ class StereoMemory:
             seen.image, seen.depth, seen.camera, seen.world_from_camera, camera, pose)
         image, depth = tidy(image, depth, min_alike=-1)
         tone = self._tone(item.view.serial, image, depth, guide, newest)
-        wanted = (guide.provenance < Provenance.MEMORY) & (depth > 0)
-        for other in (others if newest is None else (newest, *others)):
-            hidden = _hidden(wanted, image, depth, tone, camera, pose, other)
-            depth[hidden] = np.nan
-            wanted &= ~hidden
         rays = np.array([1 / camera.fx, 1 / camera.fy, camera.cx, camera.cy], np.float32)
+        for other in (others if newest is None else (newest, *others)):
+            source = other.camera
+            kernels.leave_hidden(
+                image, depth, guide.provenance, np.uint8(Provenance.MEMORY), tone, rays,
+                (rigid.invert(other.world_from_camera) @ pose)[:3].astype(np.float32),
+                np.array([source.fx, source.fy, source.cx, source.cy], np.float32),
+                other.image, other.depth, np.float32(OTHER_COLOR))
         front, intrinsics, view = self._seen_through(newest, pose)
         if not item.view.imagined:
             kernels.lay_into_holes(
@@ -187,26 +189,3 @@ class StereoMemory:
         intrinsics = np.array([source.fx, source.fy, source.cx, source.cy], np.float32)
         view = (rigid.invert(newest.world_from_camera) @ pose).astype(np.float32)
         return self._front[1], intrinsics, view
-
-
-def _hidden(wanted: npt.NDArray[np.bool_], image: Byte, depth: Float, tone: Float,
-            camera: PinholeCamera, pose: Transform, other: Observation
-            ) -> npt.NDArray[np.bool_]:
-    """Those of the wanted pixels [H, W] of a drawn view, all of known depth, whose place shows
-    another colour, without depth, in another observation."""
-    hidden = np.zeros(depth.shape, np.bool_)
-    rows, columns = np.nonzero(wanted)
-    z = depth[rows, columns].astype(np.float64)
-    local = np.stack([(columns - camera.cx) / camera.fx * z, (rows - camera.cy) / camera.fy * z,
-                      z], axis=1)
-    seen = rigid.transform_points(rigid.invert(other.world_from_camera) @ pose, local)
-    before = seen[:, 2] > 0.05
-    rows, columns = rows[before], columns[before]
-    at = np.rint(other.camera.project(seen[before])[0])
-    inside = ((at >= 0) & (at < np.array(other.camera.size))).all(axis=1)
-    rows, columns, at = rows[inside], columns[inside], at[inside].astype(int)
-    there = other.image[at[:, 1], at[:, 0]]
-    off = np.abs(image[rows, columns] * tone[:3] + tone[3:] - there).mean(axis=1)
-    unlike = (off > OTHER_COLOR) & ~(other.depth[at[:, 1], at[:, 0]] > 0)
-    hidden[rows[unlike], columns[unlike]] = True
-    return hidden

@@ -280,3 +280,45 @@ def lay_into_holes(
             provenance[row, column] = label
             written += 1
     return written
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def leave_hidden(
+    layer_image: Any, layer_depth: Any, provenance: Any, backed: Any, tone: Any, rays: Any,
+    other_from_camera: Any, intrinsics: Any, other_image: Any, other_depth: Any, limit: Any,
+) -> Any:
+    """Make depth of a layer NaN where another observation shows another colour without depth.
+
+    Asked are pixels whose provenance is below `backed`; tone float32 [6]: gains and offsets of the
+    layer's colours; limit: mean difference of the channels. Returns how many pixels went.
+    """
+    m = other_from_camera
+    height, width = layer_depth.shape
+    gone = 0
+    for row in range(height):
+        for column in range(width):
+            z = layer_depth[row, column]
+            if not z > 0 or provenance[row, column] >= backed:
+                continue
+            x = (np.float32(column) - rays[2]) * rays[0] * z
+            y = (np.float32(row) - rays[3]) * rays[1] * z
+            far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+            if not far > np.float32(0.05):
+                continue
+            u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far * intrinsics[0] \
+                + intrinsics[2] + _HALF
+            v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far * intrinsics[1] \
+                + intrinsics[3] + _HALF
+            if not (u >= 0 and v >= 0 and u < other_depth.shape[1] and v < other_depth.shape[0]):
+                continue
+            i, j = np.int64(v), np.int64(u)
+            if other_depth[i, j] > 0:
+                continue
+            off = np.float32(0)
+            for channel in range(3):
+                value = layer_image[row, column, channel] * tone[channel] + tone[3 + channel]
+                off += abs(value - np.float32(other_image[i, j, channel]))
+            if off > np.float32(3) * limit:
+                layer_depth[row, column] = np.float32(np.nan)
+                gone += 1
+    return gone
