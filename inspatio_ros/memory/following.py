@@ -143,9 +143,11 @@ class Follower:
         track.trail.append((look.stamp_ns, track.center(look.stamp_ns)))
         if not cut.at_rim(look.depth.shape):
             track.sights.append((look.stamp_ns, middle))
+        if all(p.borne_out for p in pieces):
+            self._judge(track, pieces)
 
     def _judge(self, track: Track, pieces: list[Piece]) -> None:
-        """Whether it is now certain that a thing moves: never at the first sight."""
+        """Whether it is now certain that a thing moves."""
         said, pixels = sum(p.said for p in pieces), sum(p.pixels for p in pieces)
         track.sure += said >= SURE_PIXELS and said >= SURE_SHARE * pixels
         deviation = float(np.sqrt(np.linalg.eigvalsh(track.covariance[3:, 3:])[-1]))
@@ -296,7 +298,7 @@ def _take_velocity(track: Track, look: Look, pieces: list[Piece], motion: Motion
         way = track.way_of_sights()
         if way is None:
             # Cut off by the rim, or new: nothing to hold the flow against.
-            noise += UNCHECKED_FLOW**2 / track.hits * np.eye(3)
+            noise += 0.0 if piece.borne_out else UNCHECKED_FLOW**2 / track.hits * np.eye(3)
         else:
             off = np.abs(velocity - way[0])
             noise += np.diag(np.where(off > 3 * way[1] + 0.4, off, 0.0) ** 2)

@@ -545,3 +545,22 @@ def found_pieces(seen: Look, evidence: np.ndarray, known: np.ndarray) -> tuple[P
 
     return MotionSegmenter()._pieces(seen, seen.depth > 0, evidence.copy(), known, None,
                                      unmeasured)[1]
+
+
+def test_what_two_pictures_bear_out_is_believed_at_its_first_sight() -> None:
+    """It is missed where it was, half a second before, and found where it went."""
+    size, look_of_it = (1.5, 1.8, 1.6), Texture(
+        TEXT, (220.0, 210.0, 40.0), (30.0, 40.0, 160.0), 0.21, 0.6, 9)
+    world = scene(box("leaving", size, look_of_it, ConstantVelocity(
+        at(7.0, 0.0, size[2] / 2 + 0.05), (1.5, 0.0, 0.0))))
+    held = memory()
+    for number in range(6):
+        seen, _ = look(world, STEP * number)
+        held.integrate(seen)
+        assert held.moving is not None
+        if held.moving.tracks:
+            break
+    (thing,) = held.moving.tracks
+    assert thing.hits == 1
+    assert thing.confirmed
+    np.testing.assert_allclose(thing.velocity, [1.5, 0.0, 0.0], atol=0.5)
