@@ -110,6 +110,8 @@ def measure(name: str, seen: list[Observation], options: argparse.Namespace) -> 
     table = Table(default_feature_network() if options.features else None)
     for way in WAYS:
         first = len(seen) - options.last if options.last else len(seen) // 3
+        # On the way back every second frame, from the first, is remembered.
+        first -= first % 2
         memories = {SINGLE: WorldMemory(MemoryOptions(**{**bounds, "capacity": 1})),
                     SEEN: WorldMemory(MemoryOptions(**bounds)),
                     GEOMETRIC_MEMORY: WorldMemory(MemoryOptions(**bounds, keep_imagined=True)),
