@@ -20,6 +20,7 @@ import argparse
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
 PHOTOGRAPH_LICENCES = "GPL-2.0-or-later and CC-BY-SA-4.0 (Debian packages)"
 SMALLEST_PICTURE = 150_000  # bytes; below are masks and thumbnails
 
-# Shard -> the words of `inspatio data pack` after its name.
+# Shard -> the words of `inspatio data pack` after its name: what codec and student learn from.
 SHARDS: dict[str, list[str]] = {
     "clutter": ["world", "clutter", "--seeds", "0:240"],
     "room": ["world", "room", "--seeds", "0:90"],
@@ -56,6 +57,14 @@ PHOTOGRAPH_SHARDS: dict[str, list[str]] = {
     "pictures": ["pictures", "--seeds", "5000:5080"],
 }
 OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride", "3"]
+# The finisher learns from clips that the student has not seen, and so does not know by heart.
+FINISHER_SHARDS: dict[str, list[str]] = {
+    "clutter": ["world", "clutter", "--seeds", "300:620"],
+    "room": ["world", "room", "--seeds", "100:500"],
+    "street": ["world", "street", "--seeds", "200:500"],
+}
+FINISHER_PHOTOGRAPH_SHARDS = {"photographs": ["photographs", "--seeds", "300:620"]}
+FINISHER_OFFICE = [*OFFICE[:-1], "2"]
 
 CODEC = ["--steps", "2200", "--batch", "16", "--crop", "64", "--groups", "2",
          "--learning-rate", "2e-3"]
@@ -86,7 +95,8 @@ def main() -> None:
     args = parser.parse_args()
     work: Path = args.work
     photographs = args.photographs or fetch(work / "photographs")
-    pack(work / "clips", args.office, photographs)
+    pack(work / "clips", {**SHARDS, **of_photographs(PHOTOGRAPH_SHARDS, photographs),
+                          "office": ["recording", str(args.office), *OFFICE]})
     if args.until == "data":
         return
     inspatio("train", "codec", "--run", work / "codec", "--data", work / "clips", *CODEC)
@@ -98,6 +108,9 @@ def main() -> None:
     stage(work, "student", STUDENT, latents)
     if args.until == "student":
         return
+    pack(work / "finisher_clips", {
+        **FINISHER_SHARDS, **of_photographs(FINISHER_PHOTOGRAPH_SHARDS, photographs),
+        "office": ["recording", str(args.office), *FINISHER_OFFICE]})
     assemble(work, finish(work, args.features))
     if args.until == "distilled":
         start = ["--start", str(work / "student/model")]
@@ -108,12 +121,12 @@ def main() -> None:
 
 
 def finish(work: Path, features: Path | None) -> Path:
-    """The finisher's run, on what the student makes of all clips; then texture."""
-    imagined = work / "imagined.safetensors"
+    """The finisher's run, on what the student makes of other clips than its own; then texture."""
+    clips, imagined = work / "finisher_clips", work / "imagined.safetensors"
     if not imagined.is_file():
-        inspatio("data", "imagine", work / "clips", imagined, "--model", work / "student/model",
-                 "--codec", work / "codec")
-    shown = ["--data", work / "clips", "--imagined", imagined]
+        inspatio("data", "imagine", clips, imagined, "--model", work / "student/model",
+                 "--codec", work / "codec", "--without", "office")
+    shown = ["--data", clips, "--imagined", imagined]
     inspatio("train", "finisher", "--run", work / "finisher", *shown, *FINISHER)
     if features is None:
         return work / "finisher"
@@ -152,16 +165,18 @@ def stage(work: Path, name: str, words: list[str], latents: Path) -> None:
     inspatio("train", "stage", "--run", work / name, "--data", latents, *words)
 
 
-def pack(clips: Path, office: Path, photographs: Path) -> None:
+def pack(clips: Path, shards: Mapping[str, list[str]]) -> None:
     """Every shard that is not there yet."""
-    wanted = {name: words for name, words in SHARDS.items()}
-    for name, (kind, *rest) in PHOTOGRAPH_SHARDS.items():
-        wanted[name] = [kind, str(photographs), *rest, "--licence", PHOTOGRAPH_LICENCES]
-    wanted["office"] = ["recording", str(office), *OFFICE]
-    for name, words in wanted.items():
+    for name, words in shards.items():
         shard = clips / f"{name}{SUFFIX}"
         if not shard.is_file():
             inspatio("data", "pack", shard, *words)
+
+
+def of_photographs(shards: Mapping[str, list[str]], folder: Path) -> dict[str, list[str]]:
+    """The words of shards that are made of the photographs in `folder`."""
+    return {name: [kind, str(folder), *rest, "--licence", PHOTOGRAPH_LICENCES]
+            for name, (kind, *rest) in shards.items()}
 
 
 def fetch(folder: Path) -> Path:

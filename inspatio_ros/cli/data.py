@@ -85,6 +85,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                          help="folder with config.json and transformer.safetensors")
     imagine.add_argument("--codec", type=Path, required=True,
                          help="folder with the codec's weights")
+    imagine.add_argument("--without", nargs="+", default=[], metavar="DOMAIN",
+                         help="domains left out, such as what the model has learnt from")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -156,7 +158,7 @@ def _imagine(args: argparse.Namespace) -> int:
     codec = codec.to(codec.device, compute_dtype(codec.device))
     model = load_generator(args.model / TRANSFORMER_FILE, config)
     total = sum(len(shard) for shard in shards_of(args.folder))
-    count = imagine_clips(read_clips(args.folder), model, codec, args.out,
+    count = imagine_clips(read_clips(args.folder), model, codec, args.out, without=args.without,
                           on_clip=lambda done: _tick(done, total))
     print(f"\n{args.out}: {count} clips imagined")
     return 0

@@ -215,16 +215,18 @@ class _Shown:
     """What the model is shown of a block of T frames.
 
     render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
-    [T, 1, H, W] in [-1, 1]: the same in pixels. pictures, settled: the filled ones and what of
-    them is known, as large as the guides.
+    [T, 1, H, W] in [-1, 1]: the same in pixels. empty [T, 1, H, W]: 1 where nothing was seen, also
+    no hint. pictures, seen: the filled ones and where they show what was seen, hints too, as large
+    as the guides.
     """
 
     render: Tensor
     mask: Tensor
     filled: Tensor
     known: Tensor
+    empty: Tensor
     pictures: Sequence[Image]
-    settled: Sequence[Known]
+    seen: Sequence[Known]
 
 
 class GeneratorSession:
@@ -360,10 +362,11 @@ class GeneratorSession:
         """
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
+            grain = self._grain(lane)
             finished = self._backend.finisher.forward(
                 frames, shown.filled, shown.known, self._seen.expand_as(frames),
-                self._grain(lane))
-            lane.filled, lane.known = shown.pictures, shown.settled
+                None if grain is None else grain * shown.empty)
+            lane.filled, lane.known = shown.pictures, shown.seen
             scaled = (finished - shown.filled).mul(127.5).to(torch.float32)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
@@ -473,8 +476,16 @@ class GeneratorSession:
         ahead = self._backend.lookahead if self._blocks else 0
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
         mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
+        seen = tuple(g.provenance != Provenance.UNKNOWN for g in guides[:frames])
         return _Shown(render_latents, mask_latents, render[0, :frames], mask[0, :frames, None],
-                      tuple(filled[:frames]), tuple(g.settled for g in guides[:frames]))
+                      self._empty(seen), tuple(filled[:frames]), seen)
+
+    def _empty(self, seen: Sequence[Known]) -> Tensor:
+        """1 [T, 1, H, W] at the model's size where most of a pixel shows nothing that was seen."""
+        shares = [cv2.resize(1.0 - known.astype(np.float32), self._size,
+                             interpolation=cv2.INTER_AREA) for known in seen]
+        empty = torch.from_numpy(np.stack(shares)[:, None]).to(self._device)
+        return (empty >= 0.5).to(empty.dtype)
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,14 @@ _TOGETHER = 8  # clips rolled out at once
 
 
 def imagine_clips(clips: Iterator[Clip], model: CausalTransformer, codec: VideoCodec, out: Path,
-                  *, quality: int = 18, seed: int = 0,
+                  *, without: Collection[str] = (), quality: int = 18, seed: int = 0,
                   on_clip: Callable[[int], None] | None = None) -> int:
     """Roll the model out over every v2v clip, as it is used, and write its pictures to a file.
 
     Each block follows the one that the model made before. Pictures are kept by the clip's number
-    among `clips`. Returns the number of clips imagined; ClipError when none has a guide.
+    among `clips`. without: domains that are left out: what the model has learnt from it knows by
+    heart, and a finisher would trust it too far. Returns the number of clips imagined; ClipError
+    when none has a guide.
     """
     config = model.config
     model = model.to(codec.device, codec.dtype).prepare_for_inference()
@@ -50,7 +52,7 @@ def imagine_clips(clips: Iterator[Clip], model: CausalTransformer, codec: VideoC
         waiting.clear()
 
     for number, clip in enumerate(clips):
-        if clip.info.task == "v2v":
+        if clip.info.task == "v2v" and clip.info.domain not in without:
             latent = encode_clip(clip, codec, config)
             if waiting and latent.key[2] != waiting[0][1].key[2]:
                 flush()

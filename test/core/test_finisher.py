@@ -93,7 +93,7 @@ def test_frames_do_not_depend_on_each_other() -> None:
     torch.nn.init.normal_(finisher.leave.weight, std=0.1)
     decoded, filled, known, seen = tensors(3)
     together = finisher(decoded, filled, known, seen)
-    assert torch.equal(
+    torch.testing.assert_close(
         together[1:2], finisher(decoded[1:2], filled[1:2], known[1:2], seen[1:2]))
     assert not torch.equal(together, filled)
 
@@ -247,6 +247,9 @@ def test_the_whole_way_by_the_program(tmp_path: Path, capsys: pytest.CaptureFixt
                  str(folder), "--codec", str(folder)]) == 0
     made = read_imagined(imagined)
     assert {n: p.shape for n, p in made.items()} == {n: (12, 64, 96, 3) for n in range(3)}
+    assert main(["data", "imagine", str(tmp_path / "clips"), str(imagined), "--model",
+                 str(folder), "--codec", str(folder), "--without", "toy"]) != 0
+    assert "no clip has a guide" in capsys.readouterr().err
     run = tmp_path / "run"
     assert main(["train", "finisher", "--run", str(run), "--data", str(tmp_path / "clips"),
                  "--imagined", str(imagined), "--steps", "3", "--batch", "2"]) == 0
@@ -287,3 +290,37 @@ def test_an_untrained_finisher_leaves_the_classical_fill_as_it_is_at_full_size()
     for picture, filled in zip(made, filler.finish_fill()[0], strict=True):
         np.testing.assert_array_equal(picture, filled)
         np.testing.assert_array_equal(picture[:, :300], image[:, :300])
+
+
+def test_grain_is_for_what_nobody_saw() -> None:
+    """A hint has detail of its own; only where nothing was seen texture is made of noise."""
+    torch.manual_seed(0)
+    finisher = Finisher(replace(SMALL, grain=True))
+    torch.nn.init.normal_(finisher.leave.weight, std=0.5)
+    config = replace(TOY, finished=True)
+    backend = GeneratorBackend(
+        "toy", BlockDenoiser(CausalTransformer(config).prepare_for_inference()),
+        SmallCodec(SmallCodecConfig()).eval(), ConstantText(TOY.text_len, TOY.text_dim),
+        fixed_size=False, finisher=finisher.eval())
+    camera = PinholeCamera(192, 128, 160.0, 160.0, 95.5, 63.5)
+    image = np.random.default_rng(0).integers(0, 255, (128, 192, 3)).astype(np.uint8)
+    labels = np.full(image.shape[:2], Provenance.OBSERVED, np.uint8)
+
+    def made(hole: Provenance) -> list[np.ndarray]:
+        shown = labels.copy()
+        shown[32:96, 48:144] = hole
+        depth = np.where(shown >= Provenance.MEMORY, np.float32(2), np.float32(np.nan))
+        picture = image * (shown != Provenance.UNKNOWN)[..., None].astype(np.uint8)
+        both = []
+        for seed in (1, 2):
+            way = CameraTrajectory(np.eye(4)[None], np.zeros(1))
+            session = backend.begin(ImaginationRequest(camera, way, (), seed=seed))
+            # The transformer's own noise is the same, so that only the grain can differ.
+            session._lanes[0].generator.manual_seed(0)
+            both.append(session.fill([Guide(picture, depth, shown)] * 12, ())[0])
+        return both
+
+    first, second = made(Provenance.IMAGINED)
+    np.testing.assert_allclose(first.astype(int), second, atol=1)
+    first, second = made(Provenance.UNKNOWN)
+    assert np.abs(first.astype(int) - second)[48:80, 64:128].max() > 5
