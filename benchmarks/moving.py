@@ -14,7 +14,8 @@ that show no moving thing and both views cover. still_psnr: the same on the stre
 where the layer must change nothing. center_m: of things followed, how far their centre, carried by
 the layer, is from the true one; constant_m: how far it is if they stay. In recordings nobody knows
 the truth: there the centre is compared with where the layer itself sees the thing later, of things
-that the picture's rim cuts off neither then nor now.
+that the picture's rim cuts off neither then nor now. clear_ghost_pixels: there, those without any
+measured depth as near within 3 px: lidar sees past edges, where its depth is not the picture's.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class Tally:
     """What is counted at one horizon."""
 
     ghosts: dict[str, int] = field(default_factory=lambda: {"everything": 0, "layer": 0})
+    clear: dict[str, int] = field(default_factory=lambda: {"everything": 0, "layer": 0})
     found: dict[str, int] = field(default_factory=lambda: {"everything": 0, "layer": 0})
     moving_pixels: int = 0
     views: int = 0
@@ -95,6 +97,9 @@ class Tally:
             "views": self.views, "ghost_pixels": self.ghosts,
             "ghost_cut": share(self.ghosts["everything"] - self.ghosts["layer"],
                                self.ghosts["everything"]),
+            "clear_ghost_pixels": self.clear,
+            "clear_ghost_cut": share(self.clear["everything"] - self.clear["layer"],
+                                     self.clear["everything"]),
             "found": {n: share(c, self.moving_pixels) for n, c in self.found.items()},
             "moving_pixels": self.moving_pixels, "static_psnr": psnr("static"),
             "still_psnr": psnr("still"), "whole_psnr": psnr("whole"),
@@ -117,6 +122,12 @@ def ghosts(guide: Guide, truth: np.ndarray) -> np.ndarray:
     """Where a guide shows something before the true surface; truth NaN: nothing is there."""
     with np.errstate(invalid="ignore"):
         return np.asarray(guide.depth < 0.9 * np.where(truth > 0, truth, np.inf) - 0.3)
+
+
+def nearest_around(truth: np.ndarray) -> np.ndarray:
+    """The nearest known depth up to 3 px off each pixel; infinite where there is none."""
+    far = np.where(truth > 0, truth, np.inf).astype(np.float32)
+    return np.asarray(cv2.erode(far, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_REPLICATE))
 
 
 def right(guide: Guide, truth: np.ndarray) -> np.ndarray:
@@ -288,10 +299,12 @@ def _compare_recorded(compared: dict[str, WorldMemory], camera: PinholeCamera, n
                       later: Observation, tally: Tally) -> None:
     truth, picture = depth_of(later, camera), picture_of(later, camera)
     known = truth > 0
+    around = nearest_around(truth)
     tally.views += 1
     for name, memory in compared.items():
         guide = memory.render(camera, later.world_from_camera, [now], later.stamp_ns)
         tally.ghosts[name] += int(np.count_nonzero(ghosts(guide, truth) & known))
+        tally.clear[name] += int(np.count_nonzero(ghosts(guide, around) & known))
         tally.error("whole", name).add(
             fill_holes(guide.image, guide.provenance != Provenance.UNKNOWN), picture)
         tally.coverage[name] += guide.coverage

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import math
 import subprocess
@@ -564,3 +565,19 @@ def test_what_two_pictures_bear_out_is_believed_at_its_first_sight() -> None:
     assert thing.hits == 1
     assert thing.confirmed
     np.testing.assert_allclose(thing.velocity, [1.5, 0.0, 0.0], atol=0.5)
+
+
+def test_ghosts_beside_an_edge_of_the_true_depth_are_counted_apart() -> None:
+    spec = importlib.util.spec_from_file_location("moving", ROOT / "benchmarks" / "moving.py")
+    assert spec is not None
+    assert spec.loader is not None
+    moving = importlib.util.module_from_spec(spec)
+    sys.modules["moving"] = moving
+    spec.loader.exec_module(moving)
+    truth = np.full((9, 20), 30.0, np.float32)
+    truth[:, :5], truth[4, 15] = 8.0, np.nan
+    around = moving.nearest_around(truth)
+    np.testing.assert_array_equal(around[0, :8], 8.0)
+    np.testing.assert_array_equal(around[:, 8:], 30.0)
+    tally = moving.Tally(clear={"everything": 10, "layer": 1})
+    assert tally.as_json()["clear_ghost_cut"] == 0.9
