@@ -62,7 +62,7 @@ class Track:
     mean [6]: m and m/s in the world, covariance [6, 6], at stamp_ns. middle: offset [3] of the
     box from the filter's position. half [3]: half sides of the box along heading, across, up.
     heading: rad about `up`. sights: times and middles of what was seen of it, when no rim of a
-    picture cut it off. confirmed: it has been seen to move twice or more.
+    picture cut it off. confirmed: that it moves is certain (`Follower`).
     """
 
     number: int
