@@ -19,7 +19,7 @@ Plane = npt.NDArray[np.float32]
 
 _OCTAVES = 3
 # Share of the power around that is aimed at: noise has no edges, and much of the power is edges'.
-_SHARE = 0.3
+_SHARE = 0.6
 _CELL = 4  # pixels of a side of the places at which strengths are told; 2 ** (_OCTAVES - 1)
 _ENOUGH = 0.25  # share of a place's pixels from which on their mean is taken as it is
 
