@@ -173,6 +173,7 @@ class Follower:
         _measure(track, look, before, cut, points, pieces, motion)
         if track.hits > 2:
             track.follow_turn(velocity, seconds)
+        track.follow_braking()
         track.hits += 1
         track.still = track.through = 0
         track.seen_ns = look.stamp_ns

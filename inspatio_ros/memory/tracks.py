@@ -22,6 +22,11 @@ UNKNOWN_SPEED = 8.0
 MIDDLE_NOISE = 0.4
 # Turning is followed from this speed on, m/s, and at most so fast, rad/s.
 TURNING_SPEED, FASTEST_TURN = 1.5, 1.5
+# Speeds that its braking is told by, if they are known so well, m/s, over so long at least, s; the
+# deviation of a thing's acceleration before anything is known of it, and the most that is
+# believed, m/s².
+SPEEDS, KNOWN_SPEED, BRAKING_SECONDS = 8, 0.5, 1.0
+USUAL_BRAKING, HARDEST_BRAKING = 1.0, 6.0
 # Squared, in standard deviations: 3 dimensions exceed it once in a thousand times.
 SURPRISE = 16.3
 # Things keep to the ground: deviation of their vertical speed, m/s.
@@ -57,12 +62,14 @@ class Patch:
 @dataclass
 class Track:
     """A thing with a Kalman filter over position and velocity (constant velocity, white
-    acceleration) and a slowly followed rate of turn.
+    acceleration), a slowly followed rate of turn and how hard it brakes.
 
     mean [6]: m and m/s in the world, covariance [6, 6], at stamp_ns. middle: offset [3] of the
     box from the filter's position. half [3]: half sides of the box along heading, across, up.
     heading: rad about `up`. sights: times and middles of what was seen of it, when no rim of a
-    picture cut it off. confirmed: that it moves is certain (`Follower`).
+    picture cut it off. speeds: times, speeds and their deviations at its sights. braking: m/s²,
+    0 unless its speed falls; it goes on until the thing stands. confirmed: that it moves is
+    certain (`Follower`).
     """
 
     number: int
@@ -75,6 +82,7 @@ class Track:
     middle: Array = field(default_factory=lambda: np.zeros(3))
     heading: float = 0.0
     turn_rate: float = 0.0
+    braking: float = 0.0
     hits: int = 1
     sure: int = 0
     still: int = 0
@@ -86,6 +94,7 @@ class Track:
     label: str = ""
     trail: deque[tuple[int, Array]] = field(default_factory=lambda: deque(maxlen=TRAIL))
     sights: deque[tuple[int, Array]] = field(default_factory=lambda: deque(maxlen=SIGHTS))
+    speeds: deque[tuple[int, float, float]] = field(default_factory=lambda: deque(maxlen=SPEEDS))
 
     @property
     def velocity(self) -> Array:
@@ -160,20 +169,53 @@ class Track:
         rate = float(np.clip(angle / seconds, -FASTEST_TURN, FASTEST_TURN))
         self.turn_rate += 0.3 * (rate - self.turn_rate)
 
+    def follow_braking(self) -> None:
+        """Take in its speed of now, and how that has changed lately.
+
+        The slope of its speeds counts as far as it is surer than what things usually do; only
+        what exceeds its own deviation is called braking.
+        """
+        deviation = float(np.sqrt(np.linalg.eigvalsh(self.covariance[3:, 3:])[-1]))
+        if deviation < KNOWN_SPEED:
+            self.speeds.append((self.stamp_ns, self.speed, deviation))
+        else:
+            self.speeds.clear()
+        self.braking = 0.0
+        if len(self.speeds) < 3 or (
+                self.speeds[-1][0] - self.speeds[0][0]) * 1e-9 < BRAKING_SECONDS:
+            return
+        stamps, speeds, deviations = (np.array(c) for c in zip(*self.speeds, strict=True))
+        times, weights = (stamps - stamps[-1]) * 1e-9, 1.0 / np.maximum(deviations, 1e-3) ** 2
+        times -= weights @ times / weights.sum()
+        known = float(weights @ times**2)
+        slope = float(weights @ (times * speeds)) / known
+        share = USUAL_BRAKING**2 / (USUAL_BRAKING**2 + 1.0 / known)
+        self.braking = float(np.clip(
+            -share * slope - np.sqrt(share / known), 0.0, HARDEST_BRAKING))
+
     def _turned(self, seconds: float) -> Array:
         return np.asarray(rotation_about(self.up, self.turn_rate * seconds))
 
     def motion(self, from_ns: int, to_ns: int) -> Array:
         """later_from_earlier [4, 4] in the world: how its points go from one time to another.
 
-        Along a circle while it turns, which is not trusted beyond a second.
+        Along a circle while it turns, which is not trusted beyond a second, and, while it brakes,
+        no farther than to where it stands.
         """
         later, earlier = (self._since((t - self.stamp_ns) * 1e-9) for t in (to_ns, from_ns))
         return np.asarray(later @ rigid.invert(earlier))
 
+    def _as_if_steady(self, dt: float) -> float:
+        """Seconds over which it would go as far, from the filter's time, without braking."""
+        if dt <= 0 or not self.braking:
+            return dt
+        until_it_stands = self.speed / self.braking
+        dt = min(dt, until_it_stands)
+        return dt - dt**2 / (2 * until_it_stands) if dt > 0 else 0.0
+
     def _since(self, dt: float) -> Array:
         """The motion [4, 4] of its points since the filter's time, s."""
-        velocity = self.mean[3:]
+        velocity, dt = self.mean[3:], self._as_if_steady(dt)
         turning = float(np.clip(dt, -1.0, 1.0))
         angle = self.turn_rate * turning
         if abs(angle) < 1e-6:
@@ -209,7 +251,8 @@ class Track:
 
     def axes(self, stamp_ns: int) -> Array:
         """Rotation [3, 3] whose columns are the box's heading, left and up in the world."""
-        turning = float(np.clip((stamp_ns - self.stamp_ns) * 1e-9, -1.0, 1.0))
+        dt = self._as_if_steady((stamp_ns - self.stamp_ns) * 1e-9)
+        turning = float(np.clip(dt, -1.0, 1.0))
         return box_axes(self.up, self.heading + self.turn_rate * turning)
 
 

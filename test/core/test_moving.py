@@ -326,6 +326,75 @@ def test_a_turn_goes_along_a_circle(rate: float, seconds: float) -> None:
     assert np.linalg.norm(back[:3, 3]) == pytest.approx(np.linalg.norm(moved[:3, 3]), rel=1e-6)
 
 
+def braking_track(braking: float, noise: float = 0.0, sights: int = 10) -> Track:
+    """Seen five times a second, at first at 4 m/s."""
+    made, rng = track((4.0, 0.0, 0.0)), np.random.default_rng(3)
+    made.covariance[3:, 3:] = 0.2**2 * np.eye(3)
+    for number in range(sights):
+        made.stamp_ns = round(number * STEP * 1e9)
+        made.mean[3] = 4.0 - braking * number * STEP + noise * rng.normal()
+        made.follow_braking()
+    return made
+
+
+def test_what_brakes_goes_on_to_where_it_stands_and_no_farther() -> None:
+    brakes = braking_track(1.2)
+    assert 0.6 < brakes.braking < 1.2
+    stands = brakes.speed / brakes.braking
+    until = brakes.stamp_ns + np.round(np.linspace(0.0, 2 * stands, 60) * 1e9).astype(np.int64)
+    went = np.array([brakes.motion(brakes.stamp_ns, int(t))[0, 3] for t in until])
+    # Never backwards, slower and slower, and it stays.
+    assert (np.diff(went) >= 0).all()
+    assert (np.diff(went, 2) <= 1e-6).all()
+    np.testing.assert_allclose(went[40:], brakes.speed * stands / 2, rtol=1e-6)
+    second = brakes.motion(brakes.stamp_ns, brakes.stamp_ns + 10**9)[0, 3]
+    assert second == pytest.approx(brakes.speed - brakes.braking / 2)
+    # What it did before is not made up.
+    back = brakes.motion(brakes.stamp_ns, brakes.stamp_ns - 10**9)[0, 3]
+    assert back == pytest.approx(-brakes.speed)
+    # The two halves of a way are the whole.
+    middle = int(until[10])
+    halves = brakes.motion(middle, int(until[30])) @ brakes.motion(brakes.stamp_ns, middle)
+    np.testing.assert_allclose(halves, brakes.motion(brakes.stamp_ns, int(until[30])), atol=1e-9)
+
+
+def test_what_brakes_in_a_turn_stays_on_its_circle() -> None:
+    turning, steady = braking_track(1.2), track((4.0, 0.0, 0.0), 0.5)
+    turning.turn_rate = 0.5
+    steady.mean[3] = turning.speed
+    as_if = turning._as_if_steady(0.8)
+    assert as_if < 0.8
+    at = turning.stamp_ns
+    np.testing.assert_allclose(turning.motion(at, at + 8 * 10**8),
+                               steady.motion(0, round(as_if * 1e9)), atol=1e-6)
+    np.testing.assert_allclose(turning.axes(at + 8 * 10**8), steady.axes(round(as_if * 1e9)),
+                               atol=1e-6)
+
+
+@pytest.mark.parametrize(("braking", "noise", "sights"), [
+    (0.0, 0.0, 10), (-1.0, 0.0, 10), (0.0, 0.2, 10), (1.2, 0.0, 4)])
+def test_nothing_is_taken_to_brake_that_keeps_its_speed_or_was_just_seen(
+        braking: float, noise: float, sights: int) -> None:
+    assert braking_track(braking, noise, sights).braking == 0.0
+
+
+def test_braking_is_forgotten_with_the_speed_and_is_bounded() -> None:
+    made = braking_track(1.2)
+    made.covariance[3:, 3:] = np.eye(3)
+    made.follow_braking()
+    assert made.braking == 0.0
+    assert not made.speeds
+    hard = track((0.0, 0.0, 0.0))
+    hard.covariance[3:, 3:] = 0.05**2 * np.eye(3)
+    for number in range(8):
+        hard.stamp_ns, hard.mean[3] = round(number * STEP * 1e9), 30.0 - 3.0 * number
+        hard.follow_braking()
+    assert hard.braking == 6.0
+    # It stands: wherever it is asked for, it is there.
+    hard.mean[3:] = 0.0
+    np.testing.assert_array_equal(hard.motion(hard.stamp_ns, hard.stamp_ns + 10**9), np.eye(4))
+
+
 def test_points_of_other_times_and_places_stay() -> None:
     cloud = RollingCloud(capacity=10_000, voxel_size=0.05, max_radius=200.0)
     image = np.full((20, 20, 3), 90, np.uint8)
@@ -567,13 +636,18 @@ def test_what_two_pictures_bear_out_is_believed_at_its_first_sight() -> None:
     np.testing.assert_allclose(thing.velocity, [1.5, 0.0, 0.0], atol=0.5)
 
 
-def test_ghosts_beside_an_edge_of_the_true_depth_are_counted_apart() -> None:
+def benchmark() -> Any:
     spec = importlib.util.spec_from_file_location("moving", ROOT / "benchmarks" / "moving.py")
     assert spec is not None
     assert spec.loader is not None
     moving = importlib.util.module_from_spec(spec)
     sys.modules["moving"] = moving
     spec.loader.exec_module(moving)
+    return moving
+
+
+def test_ghosts_beside_an_edge_of_the_true_depth_are_counted_apart() -> None:
+    moving = benchmark()
     truth = np.full((9, 20), 30.0, np.float32)
     truth[:, :5], truth[4, 15] = 8.0, np.nan
     around = moving.nearest_around(truth)
@@ -581,3 +655,32 @@ def test_ghosts_beside_an_edge_of_the_true_depth_are_counted_apart() -> None:
     np.testing.assert_array_equal(around[:, 8:], 30.0)
     tally = moving.Tally(clear={"everything": 10, "layer": 1})
     assert tally.as_json()["clear_ghost_cut"] == 0.9
+
+
+def test_what_the_true_view_shows_by_itself_is_no_ghost() -> None:
+    """Sparse depth that sees past an edge: errors of that are shown by no memory of old things."""
+    moving = benchmark()
+    camera = PinholeCamera(40, 24, 40.0, 40.0, 19.5, 11.5)
+    truth = np.full((24, 40), np.nan, np.float32)
+    truth[::2, ::2] = 6.0
+    # Here and there a point behind it is hit.
+    truth[10, 20] = 30.0
+    image = np.full((24, 40, 3), 90, np.uint8)
+    later = Observation(10**9, image, truth, camera, np.eye(4))
+    own = moving.shown_by_the_view_itself(later, camera, truth)
+    assert own[10, 20]
+    assert np.count_nonzero(own & (truth > 0)) == 1
+    # An old thing that stood before it all is one.
+    old = truth.copy()
+    old[:, 28:] = 2.0
+    compared = moving.memories(None, 60.0, 0.05)
+    seen = Observation(0, image, old, camera, np.eye(4))
+    for memory in compared.values():
+        memory.integrate(seen)
+    tally = moving.Tally()
+    moving._compare_recorded(compared, camera, seen, later, tally)
+    ghosts, everywhere = tally.ghosts["everything"], tally.all_ghosts["everything"]
+    assert ghosts > 50
+    assert everywhere == ghosts + 1
+    row = moving.Tally(all_ghosts={"everything": 10, "layer": 2}).as_json()
+    assert row["all_ghost_cut"] == 0.8
