@@ -139,7 +139,8 @@ class MovingParameters:
     enabled: bool = param(
         False, "Find things that move, keep them out of the memory, and show them where their own "
         "motion takes them by the time that is imagined; false: all that is seen stands still. "
-        "Each observation costs some 17 ms of one core: on two cores that is felt")
+        "Each observation costs some 13 ms of one core. Measured depth only: with input.depth "
+        "estimate, whose depth changes from picture to picture, still things seem to move")
     min_speed: float = param(0.4, "Slower things count as standing", unit="m/s", minimum=0.05,
                              maximum=50.0)
     max_objects: int = param(32, "Things followed at most", unit="objects", minimum=1,
