@@ -47,6 +47,10 @@ from inspatio_ros.sensing.observation import Observation, Provenance
 Image = npt.NDArray[np.uint8]
 Known = npt.NDArray[np.bool_]
 
+# Mean difference of the channels, of pictures in [-1, 1], up to which they have no colours: two
+# grey values, what video codecs add to grey pictures.
+_GREY = 2.0 / 127.5
+
 
 class GeneratorBackend:
     """Imagines with a block-wise diffusion transformer and its codec.
@@ -367,7 +371,11 @@ class GeneratorSession:
                 frames, shown.filled, shown.known, self._seen.expand_as(frames),
                 None if grain is None else grain * shown.empty)
             lane.filled, lane.known = shown.pictures, shown.seen
-            scaled = (finished - shown.filled).mul(127.5).to(torch.float32)
+            change = finished - shown.filled
+            if _is_grey(self._seen):
+                # What a camera without colours will see has none.
+                change = change.mean(dim=1, keepdim=True).expand_as(change)
+            scaled = change.mul(127.5).to(torch.float32)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
         pictures = scaled.permute(0, 2, 3, 1).contiguous()
@@ -489,6 +497,14 @@ class GeneratorSession:
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)
+
+
+def _is_grey(picture: Tensor) -> bool:
+    """Whether a picture [1, 3, H, W] in [-1, 1] has no colours."""
+    if picture.numel() == 0:
+        return False
+    spread = picture.amax(dim=1) - picture.amin(dim=1)
+    return float(spread.mean()) < _GREY
 
 
 def _recorded_event(device: torch.device) -> torch.cuda.Event | None:

@@ -36,7 +36,7 @@ from inspatio_ros.model.weights import (
     save_finisher,
     save_small_model,
 )
-from inspatio_ros.sensing.observation import Provenance
+from inspatio_ros.sensing.observation import Observation, Provenance
 from inspatio_ros.training.clips import Clip, ClipError, ClipInfo, read_clips, write_shard
 from inspatio_ros.training.finisher_trainer import (
     FeatureLoss,
@@ -292,17 +292,40 @@ def test_an_untrained_finisher_leaves_the_classical_fill_as_it_is_at_full_size()
         np.testing.assert_array_equal(picture[:, :300], image[:, :300])
 
 
-def test_grain_is_for_what_nobody_saw() -> None:
-    """A hint has detail of its own; only where nothing was seen texture is made of noise."""
+def toy_backend() -> GeneratorBackend:
+    """With a finisher whose weights are random and strong."""
     torch.manual_seed(0)
     finisher = Finisher(replace(SMALL, grain=True))
     torch.nn.init.normal_(finisher.leave.weight, std=0.5)
     config = replace(TOY, finished=True)
-    backend = GeneratorBackend(
+    return GeneratorBackend(
         "toy", BlockDenoiser(CausalTransformer(config).prepare_for_inference()),
         SmallCodec(SmallCodecConfig()).eval(), ConstantText(TOY.text_len, TOY.text_dim),
         fixed_size=False, finisher=finisher.eval())
-    camera = PinholeCamera(192, 128, 160.0, 160.0, 95.5, 63.5)
+
+
+@pytest.mark.parametrize("tint", [0, 60])
+def test_a_camera_without_colours_will_see_none(tint: int) -> None:
+    backend, camera = toy_backend(), PinholeCamera(192, 128, 160.0, 160.0, 95.5, 63.5)
+    grey = np.random.default_rng(0).integers(0, 190, (128, 192, 1)).astype(np.uint8)
+    image = np.repeat(grey, 3, axis=2)
+    image[..., 0] += np.uint8(tint)
+    labels = np.full(image.shape[:2], Provenance.OBSERVED, np.uint8)
+    labels[:, 96:] = Provenance.UNKNOWN
+    depth = np.full(labels.shape, 2.0, np.float32)
+    seen = Observation(0, image, depth, camera, np.eye(4))
+    way = CameraTrajectory(np.eye(4)[None], np.zeros(1))
+    shown = np.where(labels[..., None] == Provenance.UNKNOWN, np.uint8(0), image)
+    session = backend.begin(ImaginationRequest(camera, way, (seen,)))
+    for picture in session.fill([Guide(shown, depth, labels)] * 12, (seen,)):
+        made = picture[:, 96:].astype(int)
+        assert (np.ptp(made, axis=2).max() == 0) == (tint == 0)
+        assert made.std() > 5
+
+
+def test_grain_is_for_what_nobody_saw() -> None:
+    """A hint has detail of its own; only where nothing was seen texture is made of noise."""
+    backend, camera = toy_backend(), PinholeCamera(192, 128, 160.0, 160.0, 95.5, 63.5)
     image = np.random.default_rng(0).integers(0, 255, (128, 192, 3)).astype(np.uint8)
     labels = np.full(image.shape[:2], Provenance.OBSERVED, np.uint8)
 
