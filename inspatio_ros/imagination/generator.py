@@ -47,9 +47,9 @@ from inspatio_ros.sensing.observation import Observation, Provenance
 Image = npt.NDArray[np.uint8]
 Known = npt.NDArray[np.bool_]
 
-# Mean difference of the channels, of pictures in [-1, 1], up to which they have no colours: two
-# grey values, what video codecs add to grey pictures.
-_GREY = 2.0 / 127.5
+# Mean difference of the channels, in grey values: of a picture with full colours, and what video
+# codecs add to pictures without any.
+_COLORFUL, _CODED = 24.0, 2.0
 
 
 class GeneratorBackend:
@@ -372,9 +372,8 @@ class GeneratorSession:
                 None if grain is None else grain * shown.empty)
             lane.filled, lane.known = shown.pictures, shown.seen
             change = finished - shown.filled
-            if _is_grey(self._seen):
-                # What a camera without colours will see has none.
-                change = change.mean(dim=1, keepdim=True).expand_as(change)
+            # What a camera without colours will see has none, and a pale one sees pale ones.
+            change = torch.lerp(change.mean(dim=1, keepdim=True), change, _colors(self._seen))
             scaled = change.mul(127.5).to(torch.float32)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
@@ -499,12 +498,12 @@ class GeneratorSession:
         return frames_from_uint8(pictures, self._device)
 
 
-def _is_grey(picture: Tensor) -> bool:
-    """Whether a picture [1, 3, H, W] in [-1, 1] has no colours."""
+def _colors(picture: Tensor) -> float:
+    """How colourful a picture [1, 3, H, W] in [-1, 1] is, 0 to 1; 1 if it is empty."""
     if picture.numel() == 0:
-        return False
-    spread = picture.amax(dim=1) - picture.amin(dim=1)
-    return float(spread.mean()) < _GREY
+        return 1.0
+    spread = float((picture.amax(dim=1) - picture.amin(dim=1)).mean()) * 127.5
+    return min(max(spread - _CODED, 0.0) / (_COLORFUL - _CODED), 1.0)
 
 
 def _recorded_event(device: torch.device) -> torch.cuda.Event | None:
