@@ -62,6 +62,7 @@ FINISHER_SHARDS: dict[str, list[str]] = {
     "clutter": ["world", "clutter", "--seeds", "300:620"],
     "room": ["world", "room", "--seeds", "100:500"],
     "street": ["world", "street", "--seeds", "200:500"],
+    "held": SHARDS["held"],
 }
 FINISHER_PHOTOGRAPH_SHARDS = {"photographs": ["photographs", "--seeds", "300:620"]}
 FINISHER_OFFICE = [*OFFICE[:-1], "2"]

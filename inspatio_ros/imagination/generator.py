@@ -219,16 +219,14 @@ class _Shown:
     """What the model is shown of a block of T frames.
 
     render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
-    [T, 1, H, W] in [-1, 1]: the same in pixels. empty [T, 1, H, W]: 1 where nothing was seen, also
-    no hint. pictures, seen: the filled ones and where they show what was seen, hints too, as large
-    as the guides.
+    [T, 1, H, W] in [-1, 1]: the same in pixels. pictures, seen: the filled ones and where they
+    show what was seen, hints too, as large as the guides.
     """
 
     render: Tensor
     mask: Tensor
     filled: Tensor
     known: Tensor
-    empty: Tensor
     pictures: Sequence[Image]
     seen: Sequence[Known]
 
@@ -254,6 +252,8 @@ class GeneratorSession:
         self._stream = make_stream(device) if device.type == "cuda" else None
         self._pending: list[Tensor] = []
         self._seen = torch.empty(0)
+        # Of the camera's pictures; all there are while none has been seen.
+        self._colorfulness = torch.ones((), device=device)
         self._done: torch.cuda.Event | None = None
         self._lanes = [
             _Lane(request, backend.codec, device, backend.config.fill_render)
@@ -366,14 +366,13 @@ class GeneratorSession:
         """
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
-            grain = self._grain(lane)
             finished = self._backend.finisher.forward(
                 frames, shown.filled, shown.known, self._seen.expand_as(frames),
-                None if grain is None else grain * shown.empty)
+                self._grain(lane, shown.seen))
             lane.filled, lane.known = shown.pictures, shown.seen
             change = finished - shown.filled
             # What a camera without colours will see has none, and a pale one sees pale ones.
-            change = torch.lerp(change.mean(dim=1, keepdim=True), change, _colors(self._seen))
+            change = torch.lerp(change.mean(dim=1, keepdim=True), change, self._colorfulness)
             scaled = change.mul(127.5).to(torch.float32)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
@@ -420,8 +419,11 @@ class GeneratorSession:
             len(denoiser.steps), 1, config.frames_per_block, config.latent_channels, *self._grid,
             generator=lane.generator, device=lane.generator.device)
 
-    def _grain(self, lane: _Lane) -> Tensor | None:
-        """Noise [1, 1, H, W] that a finisher with grain makes texture of, the same all the way."""
+    def _grain(self, lane: _Lane, seen: Sequence[Known]) -> Tensor | None:
+        """Noise [T, 1, H, W] that a finisher with grain makes texture of, the same all the way.
+
+        0 where at least half of a pixel shows what was seen, hints too: that has its own detail.
+        """
         finisher = self._backend.finisher
         if finisher is None or not finisher.config.grain:
             return None
@@ -429,7 +431,10 @@ class GeneratorSession:
             width, height = self._size
             # Not of the denoiser's generator: its noise must not depend on what finishes.
             lane.grain = finisher.grain_noise(height, width, lane.seed)
-        return lane.grain
+        shares = [cv2.resize(known.astype(np.float32), self._size, interpolation=cv2.INTER_AREA)
+                  for known in seen]
+        empty = torch.from_numpy(np.stack(shares)[:, None] < 0.5).to(self._device)
+        return None if lane.grain is None else lane.grain * empty
 
     def _source_latents(self, references: Sequence[Observation], frames: int) -> Tensor:
         """Clean latents [1, F, C, h, w] of what is seen, as the request's source mode says."""
@@ -457,7 +462,10 @@ class GeneratorSession:
         if self._backend.finisher is None:
             return torch.empty(0)
         chosen = self._request.references if self._request.source_mode == "anchor" else references
-        return self._upload(self._pictures(chosen, 1))[0]
+        picture = self._upload(self._pictures(chosen, 1))[0]
+        if chosen:
+            self._colorfulness = _colorfulness(picture).float()
+        return picture
 
     def _pictures(self, newest_first: Sequence[Observation], count: int) -> list[Image]:
         """`count` pictures in time order that end with the newest; the oldest fills the front."""
@@ -485,25 +493,16 @@ class GeneratorSession:
         mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
         seen = tuple(g.provenance != Provenance.UNKNOWN for g in guides[:frames])
         return _Shown(render_latents, mask_latents, render[0, :frames], mask[0, :frames, None],
-                      self._empty(seen), tuple(filled[:frames]), seen)
-
-    def _empty(self, seen: Sequence[Known]) -> Tensor:
-        """1 [T, 1, H, W] at the model's size where most of a pixel shows nothing that was seen."""
-        shares = [cv2.resize(1.0 - known.astype(np.float32), self._size,
-                             interpolation=cv2.INTER_AREA) for known in seen]
-        empty = torch.from_numpy(np.stack(shares)[:, None]).to(self._device)
-        return (empty >= 0.5).to(empty.dtype)
+                      tuple(filled[:frames]), seen)
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)
 
 
-def _colors(picture: Tensor) -> float:
-    """How colourful a picture [1, 3, H, W] in [-1, 1] is, 0 to 1; 1 if it is empty."""
-    if picture.numel() == 0:
-        return 1.0
-    spread = float((picture.amax(dim=1) - picture.amin(dim=1)).mean()) * 127.5
-    return min(max(spread - _CODED, 0.0) / (_COLORFUL - _CODED), 1.0)
+def _colorfulness(picture: Tensor) -> Tensor:
+    """How colourful a picture [1, 3, H, W] in [-1, 1] is, [] in 0 to 1; stays on its device."""
+    spread = (picture.amax(dim=1) - picture.amin(dim=1)).mean() * 127.5
+    return ((spread - _CODED) / (_COLORFUL - _CODED)).clamp(0.0, 1.0)
 
 
 def _recorded_event(device: torch.device) -> torch.cuda.Event | None:

@@ -242,6 +242,22 @@ def common_points(
             counts[view] += 1
 
 
+@njit(nogil=True, cache=True, error_model="numpy", inline="always")
+def _in_other(rays: Any, column: Any, row: Any, z: Any, m: Any, intrinsics: Any) -> Any:
+    """Column and row (by their corner) and depth in another camera of a pixel at depth z.
+
+    rays float32 [4]: 1/fx, 1/fy, cx, cy; m [3, 4]: other from this camera; intrinsics [4] of it.
+    """
+    x = (np.float32(column) - rays[2]) * rays[0] * z
+    y = (np.float32(row) - rays[3]) * rays[1] * z
+    far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
+    u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far * intrinsics[0] \
+        + intrinsics[2] + _HALF
+    v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far * intrinsics[1] \
+        + intrinsics[3] + _HALF
+    return u, v, far
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def lay_into_holes(
     image: Any, depth: Any, provenance: Any, layer_image: Any, layer_depth: Any, tone: Any,
@@ -261,17 +277,10 @@ def lay_into_holes(
             z = layer_depth[row, column]
             if not z > 0 or provenance[row, column] >= backed:
                 continue
-            x = (np.float32(column) - rays[2]) * rays[0] * z
-            y = (np.float32(row) - rays[3]) * rays[1] * z
-            far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
-            if far > 0:
-                u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far * intrinsics[0] \
-                    + intrinsics[2] + _HALF
-                v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far * intrinsics[1] \
-                    + intrinsics[3] + _HALF
-                if (u >= 0 and v >= 0 and u < seen.shape[1] and v < seen.shape[0]
-                        and far < seen[np.int64(v), np.int64(u)] * nearer):
-                    continue
+            u, v, far = _in_other(rays, column, row, z, m, intrinsics)
+            if (far > 0 and u >= 0 and v >= 0 and u < seen.shape[1] and v < seen.shape[0]
+                    and far < seen[np.int64(v), np.int64(u)] * nearer):
+                continue
             for channel in range(3):
                 value = layer_image[row, column, channel] * tone[channel] + tone[3 + channel]
                 image[row, column, channel] = np.uint8(min(max(value + _HALF, np.float32(0)),
@@ -300,16 +309,9 @@ def leave_hidden(
             z = layer_depth[row, column]
             if not z > 0 or provenance[row, column] >= backed:
                 continue
-            x = (np.float32(column) - rays[2]) * rays[0] * z
-            y = (np.float32(row) - rays[3]) * rays[1] * z
-            far = m[2, 0] * x + m[2, 1] * y + m[2, 2] * z + m[2, 3]
-            if not far > np.float32(0.05):
-                continue
-            u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / far * intrinsics[0] \
-                + intrinsics[2] + _HALF
-            v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / far * intrinsics[1] \
-                + intrinsics[3] + _HALF
-            if not (u >= 0 and v >= 0 and u < other_depth.shape[1] and v < other_depth.shape[0]):
+            u, v, far = _in_other(rays, column, row, z, m, intrinsics)
+            if not (far > np.float32(0.05) and u >= 0 and v >= 0 and u < other_depth.shape[1]
+                    and v < other_depth.shape[0]):
                 continue
             i, j = np.int64(v), np.int64(u)
             if other_depth[i, j] > 0:

@@ -304,8 +304,9 @@ def toy_backend() -> GeneratorBackend:
         fixed_size=False, finisher=finisher.eval())
 
 
-@pytest.mark.parametrize("tint", [0, 60])
-def test_a_camera_without_colours_will_see_none(tint: int) -> None:
+@pytest.mark.parametrize(("tint", "looked"), [(0, True), (60, True), (60, False)])
+def test_a_camera_without_colours_will_see_none(tint: int, looked: bool) -> None:
+    """And before any picture was seen nothing is known of its colours."""
     backend, camera = toy_backend(), PinholeCamera(192, 128, 160.0, 160.0, 95.5, 63.5)
     grey = np.random.default_rng(0).integers(0, 190, (128, 192, 1)).astype(np.uint8)
     image = np.repeat(grey, 3, axis=2)
@@ -316,8 +317,9 @@ def test_a_camera_without_colours_will_see_none(tint: int) -> None:
     seen = Observation(0, image, depth, camera, np.eye(4))
     way = CameraTrajectory(np.eye(4)[None], np.zeros(1))
     shown = np.where(labels[..., None] == Provenance.UNKNOWN, np.uint8(0), image)
-    session = backend.begin(ImaginationRequest(camera, way, (seen,)))
-    for picture in session.fill([Guide(shown, depth, labels)] * 12, (seen,)):
+    references = (seen,) if looked else ()
+    session = backend.begin(ImaginationRequest(camera, way, references))
+    for picture in session.fill([Guide(shown, depth, labels)] * 12, references):
         made = picture[:, 96:].astype(int)
         assert (np.ptp(made, axis=2).max() == 0) == (tint == 0)
         assert made.std() > 5
