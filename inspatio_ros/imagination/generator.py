@@ -422,7 +422,7 @@ class GeneratorSession:
     def _grain(self, lane: _Lane, seen: Sequence[Known]) -> Tensor | None:
         """Noise [T, 1, H, W] that a finisher with grain makes texture of, the same all the way.
 
-        0 where at least half of a pixel shows what was seen, hints too: that has its own detail.
+        0 where most of a pixel shows what was seen, hints too: that has its own detail.
         """
         finisher = self._backend.finisher
         if finisher is None or not finisher.config.grain:
@@ -433,7 +433,7 @@ class GeneratorSession:
             lane.grain = finisher.grain_noise(height, width, lane.seed)
         shares = [cv2.resize(known.astype(np.float32), self._size, interpolation=cv2.INTER_AREA)
                   for known in seen]
-        empty = torch.from_numpy(np.stack(shares)[:, None] < 0.5).to(self._device)
+        empty = torch.from_numpy(np.stack(shares)[:, None] <= 0.5).to(self._device)
         return None if lane.grain is None else lane.grain * empty
 
     def _source_latents(self, references: Sequence[Observation], frames: int) -> Tensor:
