@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The holes of real recordings: a model beside classical fills of the very same guides.
+"""The holes of real recordings and held-out worlds: a model beside classical fills.
 
     INSPATIO_DATA=FOLDER .venv/bin/python benchmarks/fills.py [--preset tiny] [--weights DIR]
-        [--only NAME ...] [--features FILE] [--stride 5]
+        [--only NAME ...] [--worlds FIRST:LAST] [--features FILE] [--stride 5] [--table]
 
 The recordings and settings of tools/evaluation_table.py on which the shipped model was not
-trained: hindsight along the path really taken, composite mode. Prints JSON: PSNR in holes and of
-all pixels (dB, pooled), coverage, gradient spectrum distance in holes and, with --features, the
-cosine distance of EfficientNet-Lite0's features, by recording, horizon and method.
+trained: hindsight along the path really taken, composite mode. --worlds: also 5 s of a robot's way
+through each analytic world of these seeds (clutter, room, street; a camera of 416x240 pixels,
+pictures every 0.2 s). All methods keep what geometry backs, so only the holes differ.
+
+warp_*: classical fills of what geometry backs. guide_*: the same of the whole guide, hints
+(colours seen at a guessed depth) included. Prints JSON by recording, horizon and method: PSNR in
+holes and of all pixels (dB, pooled), coverage, gradient spectrum distance in holes and, with
+--features, the cosine distance of EfficientNet-Lite0's features of the whole picture and of the
+holes, that is of a picture that is true everywhere else. With --table the summary in Markdown.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ import json
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,21 +36,92 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
 from evaluation_table import ENTRIES  # noqa: E402
 
-from inspatio_ros.evaluation.baselines import GUIDE_FILLS  # noqa: E402
-from inspatio_ros.evaluation.experiment import load_experiment  # noqa: E402
-from inspatio_ros.evaluation.hindsight import View, evaluate  # noqa: E402
+from inspatio_ros.evaluation.baselines import GUIDE_FILLS, classical_fills  # noqa: E402
+from inspatio_ros.evaluation.experiment import Experiment, load_experiment  # noqa: E402
+from inspatio_ros.evaluation.hindsight import View, evaluate, measured_depth  # noqa: E402
 from inspatio_ros.evaluation.perceptual import (  # noqa: E402
     FeatureNetwork,
+    cosine_distance,
     gradient_spectrum_distance,
 )
 from inspatio_ros.evaluation.replay_input import open_replay  # noqa: E402
+from inspatio_ros.geometry.camera import PinholeCamera  # noqa: E402
 from inspatio_ros.imagination.backends import BackendOptions, make_backend  # noqa: E402
 from inspatio_ros.imagination.engine import ImaginationEngine  # noqa: E402
-from inspatio_ros.sensing.observation import Provenance  # noqa: E402
+from inspatio_ros.sensing.observation import Observation, Provenance  # noqa: E402
+from inspatio_ros.training.sources import WORLDS, drive_poses  # noqa: E402
 
 HELD_OUT = ("holo_office, last 80", "kitti_stereo_06", "kitti_stereo_ramp", "kitti_city_lidar",
             "kitti_residential_bag")
 HORIZONS = (0.5, 1.0, 2.0, 4.0)
+CAMERA = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
+PERIOD, FRAMES = 0.2, 30  # of a way through a world: s, pictures
+GEOMETRIC = "geometric"
+FIGURES = ("holes", "all", "gradients", "features", "hole_features")
+
+
+class Sums:
+    """What one method gave at one horizon of one recording."""
+
+    def __init__(self) -> None:
+        self.views = 0
+        self.coverage = 0.0
+        self.errors = {"holes": [0.0, 0.0], "all": [0.0, 0.0]}
+        self.means: dict[str, list[float]] = defaultdict(list)
+
+    def row(self) -> dict[str, Any]:
+        """The figures: PSNR in dB, distances."""
+        found: dict[str, Any] = {"views": self.views,
+                                 "coverage": round(self.coverage / self.views, 4)}
+        for part, (error, count) in self.errors.items():
+            found[part] = (round(float(10 * np.log10(255.0**2 * count / error)), 3)
+                           if error > 0 else None)
+        for name, values in self.means.items():
+            known = [value for value in values if np.isfinite(value)]
+            found[name] = round(float(np.mean(known)), 4) if known else None
+        return found
+
+
+class Comparison:
+    """All methods on one recording or domain."""
+
+    def __init__(self, name: str, network: FeatureNetwork | None) -> None:
+        self.name = name
+        self._network = network
+        self._sums: dict[tuple[float, str], Sums] = defaultdict(Sums)
+
+    def look(self, view: View) -> None:
+        """Take in a view of either engine; the fills come with the first one's."""
+        holes = view.frame.provenance < Provenance.MEMORY
+        pictures = {view.method: view.pictures[view.method]}
+        if view.method == GEOMETRIC:
+            guide = view.frame.guide
+            hinted = classical_fills(guide.image, guide.provenance != Provenance.UNKNOWN)
+            bare = classical_fills(guide.image, guide.settled)
+            for name in GUIDE_FILLS:
+                pictures[name] = hinted[name]
+                pictures[name.replace("guide", "warp")] = np.where(
+                    holes[..., None], bare[name], pictures[GEOMETRIC])
+        for name, picture in pictures.items():
+            sums = self._sums[view.horizon, name]
+            sums.views += 1
+            sums.coverage += 1.0 - float(holes.mean())
+            error = np.square(picture.astype(np.float64) - view.truth)
+            for part, mask in (("holes", holes), ("all", np.ones_like(holes))):
+                sums.errors[part][0] += float(error[mask].sum())
+                sums.errors[part][1] += 3.0 * np.count_nonzero(mask)
+            sums.means["gradients"].append(
+                gradient_spectrum_distance(picture, view.truth, holes))
+            if self._network is not None:
+                alone = np.where(holes[..., None], picture, view.truth).astype(np.uint8)
+                whole, part, true = self._network.features([picture, alone, view.truth])
+                sums.means["features"].append(float(cosine_distance(whole, true)))
+                sums.means["hole_features"].append(float(cosine_distance(part, true)))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Figures by horizon and method."""
+        return [{"recording": self.name, "horizon_s": horizon, "method": method, **sums.row()}
+                for (horizon, method), sums in sorted(self._sums.items())]
 
 
 def main() -> None:
@@ -53,62 +131,104 @@ def main() -> None:
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--weights", default="")
     parser.add_argument("--steps", type=int, default=0, help="denoising steps; 0: the model's own")
-    parser.add_argument("--only", nargs="+", default=list(HELD_OUT), choices=HELD_OUT)
+    parser.add_argument("--only", nargs="*", default=list(HELD_OUT), choices=HELD_OUT)
+    parser.add_argument("--worlds", default="", metavar="FIRST:LAST", help="seeds, the last out")
+    parser.add_argument("--domains", nargs="+", default=["clutter", "room", "street"],
+                        choices=sorted(WORLDS))
     parser.add_argument("--stride", type=int, default=5, help="frames from start to start")
     parser.add_argument("--features", type=Path)
+    parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
-    if args.data is None:
+    if args.data is None and args.only:
         parser.error("name the folder of the recordings with --data or in INSPATIO_DATA")
     network = None if args.features is None else FeatureNetwork(args.features)
     engines = [ImaginationEngine(make_backend(BackendOptions(name, weights, "", (), steps)))
-               for name, weights, steps in (("geometric", "", 0),
+               for name, weights, steps in ((GEOMETRIC, "", 0),
                                             (args.preset, args.weights, args.steps))]
-    results = []
+    results: list[dict[str, Any]] = []
     for entry in ENTRIES:
         if entry.name in args.only and (args.data / entry.path).exists():
-            results += compare(entry, args, engines, network)
+            results += recording(entry, args, engines, network)
             print(f"{entry.name}: done", file=sys.stderr, flush=True)
-    print(json.dumps({"preset": args.preset, "weights": args.weights, "stride": args.stride,
-                      "results": results}, indent=1))
+    if args.worlds:
+        first, last = map(int, args.worlds.split(":"))
+        for domain in args.domains:
+            results += worlds(domain, range(first, last), args, engines, network)
+            print(f"{domain}: done", file=sys.stderr, flush=True)
+    if args.table:
+        print("\n".join(table(results, args.preset)))
+    else:
+        print(json.dumps({"preset": args.preset, "weights": args.weights, "stride": args.stride,
+                          "results": results}, indent=1))
 
 
-def compare(entry: Any, args: argparse.Namespace, engines: list[ImaginationEngine],
-            network: FeatureNetwork | None) -> list[dict[str, Any]]:
+def recording(entry: Any, args: argparse.Namespace, engines: list[ImaginationEngine],
+              network: FeatureNetwork | None) -> list[dict[str, Any]]:
     """Rows of one recording."""
     experiment = load_experiment(ROOT / f"samples/experiments/{entry.experiment}.yaml")
-    options = replace(
-        experiment.hindsight, horizons=HORIZONS, methods=GUIDE_FILLS, thorough=False, offsets=(),
-        skip=entry.skip, stride=args.stride)
-    extra: dict[tuple[float, str], list[tuple[float, float]]] = defaultdict(list)
-
-    def look(view: View) -> None:
-        holes = view.frame.provenance < Provenance.MEMORY
-        # The baselines come with the first engine's views, and again with the second's.
-        names = [*GUIDE_FILLS, view.method] if view.method == "geometric" else [view.method]
-        for name in names:
-            picture = view.pictures[name]
-            feature = np.nan
-            if network is not None:
-                a, b = network.features([picture, view.truth]).astype(np.float64)
-                feature = float(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
-            extra[view.horizon, name].append(
-                (gradient_spectrum_distance(picture, view.truth, holes), feature))
-
+    comparison = Comparison(entry.name, network)
     with open_replay(args.data / entry.path, experiment) as source:
-        report = evaluate(entry.name, source.observations, engines, options,
-                          memory=experiment.memory, true_depth=source.true_depth, on_view=look)
-    rows = []
-    for result in report.results:
-        pairs = np.array(extra[result.horizon_s, result.method]).reshape(-1, 2)
-        known = np.isfinite(pairs)
-        means = [round(float(pairs[known[:, i], i].mean()), 4) if known[:, i].any() else None
-                 for i in (0, 1)]
-        rows.append({
-            "recording": entry.name, "horizon_s": result.horizon_s, "method": result.method,
-            "frames": result.frames, "coverage": round(result.coverage, 4),
-            "psnr_all": round(result.psnr_all, 3), "psnr_holes": round(result.psnr_holes, 3),
-            "gradient_holes": means[0], "feature_distance": means[1]})
-    return rows
+        walk(comparison, experiment, source.observations, source.true_depth, engines, args.stride,
+             entry.skip)
+    return comparison.rows()
+
+
+def worlds(domain: str, seeds: range, args: argparse.Namespace, engines: list[ImaginationEngine],
+           network: FeatureNetwork | None) -> list[dict[str, Any]]:
+    """Rows of a kind of world, over all seeds."""
+    experiment = load_experiment(
+        ROOT / f"samples/experiments/{'street' if domain == 'street' else 'indoor'}.yaml")
+    comparison = Comparison(f"worlds, {domain}", network)
+    for seed in seeds:
+        walk(comparison, experiment, drive(domain, seed), measured_depth, engines, args.stride)
+    return comparison.rows()
+
+
+def walk(comparison: Comparison, experiment: Experiment, observations: Iterator[Observation],
+         true_depth: Any, engines: list[ImaginationEngine], stride: int, skip: int = 0) -> None:
+    """Imagine from every `stride`-th observation."""
+    options = replace(experiment.hindsight, horizons=HORIZONS, methods=(), thorough=False,
+                      offsets=(), skip=skip, stride=stride)
+    evaluate(comparison.name, observations, engines, options, memory=experiment.memory,
+             true_depth=true_depth, on_view=comparison.look)
+
+
+def drive(domain: str, seed: int) -> Iterator[Observation]:
+    """What a robot sees that drives through a world and looks about, things moving in it."""
+    rng = np.random.default_rng([seed, sorted(WORLDS).index(domain)])
+    world = WORLDS[domain](seed)
+    times = float(rng.uniform(0, 60)) + PERIOD * np.arange(FRAMES)
+    for time, pose in zip(times, drive_poses(world, domain, times, rng), strict=True):
+        view = world.render(CAMERA, pose, float(time))
+        yield Observation(round(float(time) * 1e9), view.image, view.depth, CAMERA, pose)
+
+
+def table(rows: list[dict[str, Any]], preset: str) -> list[str]:
+    """Markdown: best of the classical fills, picked for each figure and row; geometric; model."""
+    found = {(r["recording"], r["horizon_s"], r["method"]): r for r in rows}
+    places = sorted({key[:2] for key in found}, key=lambda p: ([r["recording"] for r in rows]
+                                                               .index(p[0]), p[1]))
+    lines = []
+    for figure in FIGURES:
+        lines += [f"| {figure} | s | views | coverage | best warp fill | warp mean | "
+                  f"best guide fill | guide mean | geometric | {preset} |",
+                  "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+        best = max if figure in ("holes", "all") else min
+        for name, horizon in places:
+            cells = []
+            for kind in ("warp", "guide"):
+                values = [found[name, horizon, m.replace("guide", kind)].get(figure)
+                          for m in GUIDE_FILLS]
+                known = [v for v in values[:-1] if v is not None]
+                cells += [best(known) if known else None, values[-1]]
+            cells += [found[name, horizon, m].get(figure) for m in (GEOMETRIC, preset)]
+            row = found[name, horizon, preset]
+            digits = 2 if figure in ("holes", "all", "gradients") else 3
+            lines.append(f"| {name} | {horizon:g} | {row['views']} | {row['coverage']:.2f} | "
+                         + " | ".join("" if c is None else f"{c:.{digits}f}" for c in cells)
+                         + " |")
+        lines.append("")
+    return lines
 
 
 if __name__ == "__main__":

@@ -133,11 +133,14 @@ class GeometricSession:
         self._frame = 0
         self._filled: list[list[Image]] = []
         self._last: Observation | None = None
+        # Of the block's frames, at half the size: guessed where nothing was seen.
+        self.depths: list[Float] = []
 
     def start_fill(
         self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
     ) -> None:
         """Fill the pictures of a block."""
+        self.depths = []
         self._filled = [[self._fill_one(guide) for guide in lane] for lane in guides]
 
     def finish_fill(self) -> list[list[Image]]:
@@ -171,6 +174,7 @@ class GeometricSession:
             depth = np.where(cv2.dilate(gone, np.ones((3, 3), np.uint8)) > 0,
                              np.float32(np.nan), depth)
         self._last = Observation(self._frame, complete, depth, self._camera, pose)
+        self.depths.append(np.asarray(depth, np.float32))
         return merged(guide.image, known, complete)
 
 

@@ -20,8 +20,8 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
 from inspatio_ros.imagination.denoiser import BlockDenoiser
+from inspatio_ros.imagination.exemplar import Exemplar
 from inspatio_ros.imagination.filler import GeometricFiller, GeometricSession
-from inspatio_ros.imagination.grain import Grain
 from inspatio_ros.imagination.long_rollouts import LongRollout, RolloutHistory
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.imagination.retrieved import (
@@ -189,7 +189,10 @@ class _Lane:
         self.grain: Tensor | None = None
         self.filled: Sequence[Image] = ()
         self.known: Sequence[Known] = ()
-        self._fine: Grain | None = None
+        # What invented surfaces take their detail from; none before a picture has been seen.
+        self.exemplar: Exemplar | None = None
+        self._way = request.trajectory.world_from_camera
+        self._frame = 0
 
     def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
         """A block's pictures at size (width, height).
@@ -198,20 +201,18 @@ class _Lane:
         """
         if made.dtype == np.uint8:
             return [resized_picture(image, size) for image in made]
+        assert self.filler is not None  # a model with a finisher has its render filled
         pictures = []
-        for filled, change, known in zip(self.filled, made, self.known, strict=True):
+        for filled, change, known, depth in zip(self.filled, made, self.known,
+                                                self.filler.depths, strict=True):
             added = cv2.resize(change, size, interpolation=cv2.INTER_LINEAR)
             whole = np.asarray(np.rint(filled + added).clip(0, 255), dtype=np.uint8)
-            pictures.append(self._grained(whole, known))
+            if self.exemplar is not None:
+                pose = self._way[min(self._frame, len(self._way) - 1)]
+                whole = self.exemplar.add(whole, ~known, depth, pose)
+            self._frame += 1
+            pictures.append(whole)
         return pictures
-
-    def _grained(self, picture: Image, known: Known) -> Image:
-        """With the detail that the model's own size has no room for, if it makes texture."""
-        if self.grain is None:
-            return picture
-        if self._fine is None:
-            self._fine = Grain((picture.shape[1], picture.shape[0]), self.seed)
-        return self._fine.add(picture, known)
 
 
 @dataclass(frozen=True)
@@ -465,7 +466,16 @@ class GeneratorSession:
         picture = self._upload(self._pictures(chosen, 1))[0]
         if chosen:
             self._colorfulness = _colorfulness(picture).float()
+            self._take_example(chosen[0])
         return picture
+
+    def _take_example(self, newest: Observation) -> None:
+        """The first picture that is there gives the detail of the whole way."""
+        camera = self._request.camera
+        for lane in self._lanes:
+            if lane.exemplar is None:
+                lane.exemplar = Exemplar(resized_picture(newest.image, camera.size), camera,
+                                         max(1.0, camera.width / self._size[0]))
 
     def _pictures(self, newest_first: Sequence[Observation], count: int) -> list[Image]:
         """`count` pictures in time order that end with the newest; the oldest fills the front."""

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detail by example: invented surfaces get the fine structure of a real picture.
+
+Whoever guesses and is judged by squared errors draws smooth surfaces. What such a guess looks like
+coarsely is looked up in the newest real picture, and what that picture has beyond the coarse is
+added (Freeman, Jones and Pasztor, Example-Based Super-Resolution, 2002; patches that go on
+where their neighbours' do: Ashikhmin, Synthesizing Natural Textures, 2001). What a place shows is
+followed through the frames by depth and motion of the camera, so that it stands still in the
+world.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from inspatio_ros.geometry import rigid
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.exemplar_numba import carry, fresh_cells, grow
+
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+Float = npt.NDArray[np.float32]
+Pose = npt.NDArray[np.float64]
+
+_SHARE = 0.8  # of the example's detail
+# A neighbour's place is good enough up to so many times the best cost, and squared grey values.
+_SLACK, _FLOOR = 1.5, 60.0
+_WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
+_TURNS = 8  # frames in which every cell is checked for that once
+_MOST_CELLS = 4000  # all are compared with all: 64 MB
+_AROUND = 1  # cells around one that are compared with it
+_MIDDLE = 128  # grey value that stands for no detail
+
+
+class Exemplar:
+    """The detail of one imagined way.
+
+    picture: uint8 RGB [H, W, 3], the real one, as large as the camera's. coarseness: how many
+    pixels of it one pixel of the guess stands for; detail is what is finer than two of these.
+    Raises ValueError when sizes differ.
+    """
+
+    def __init__(self, picture: Image, camera: PinholeCamera, coarseness: float) -> None:
+        if picture.shape[:2] != (camera.height, camera.width):
+            raise ValueError(f"an example of {picture.shape[1]}x{picture.shape[0]} pixels does "
+                             f"not belong to a camera of {camera.width}x{camera.height}")
+        self._camera = camera
+        cell = max(2, 2 * round(2.0 * coarseness),
+                   math.ceil(math.sqrt(camera.width * camera.height / _MOST_CELLS)))
+        # Pictures of few pixels still have several cells.
+        self._cell = max(1, min(cell, camera.width // 4, camera.height // 4))
+        self._sigma = max(self._cell / 2.0, 0.5)
+        coarse: Image = np.asarray(cv2.GaussianBlur(picture, (0, 0), self._sigma), np.uint8)
+        self._detail: Image = np.asarray(
+            cv2.addWeighted(picture, 1.0, coarse, -1.0, _MIDDLE), np.uint8)
+        self._grid = -(-camera.height // self._cell), -(-camera.width // self._cell)
+        self._example = self._described(coarse)
+        self._weight = np.square(self._example).sum(axis=1)
+        self._turn = np.arange(self._grid[0] * self._grid[1]).reshape(self._grid) * 5 % _TURNS
+        height, width = self._grid[0] * self._cell, self._grid[1] * self._cell
+        # Which pixel of the example each one shows, x NaN for none; filled up to whole cells.
+        self._places: Float = np.full((height, width, 2), np.nan, np.float32)
+        self._before: Pose | None = None
+        self._frame = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        arrays = (self._detail, self._example, self._weight, self._turn, self._places)
+        return sum(array.nbytes for array in arrays)
+
+    def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose) -> Image:
+        """The uint8 RGB [H, W, 3] picture with detail where bool `empty` [H, W] holds.
+
+        Calls follow the way. depth [h, w], any size of the same aspect: m, by which what was
+        shown is followed from the frame before; NaN where it is not known. world_from_camera
+        [4, 4]: where the picture is seen from. Raises ValueError for another size.
+        """
+        camera = self._camera
+        if picture.shape[:2] != (camera.height, camera.width) or (
+                empty.shape != picture.shape[:2]):
+            raise ValueError(f"detail for {camera.width}x{camera.height} pixels cannot be added "
+                             f"to a picture of {picture.shape} with holes of {empty.shape}")
+        # Some way beyond the holes too, where they will be next.
+        around = cv2.dilate(empty.astype(np.uint8), np.ones((3, 3), np.uint8),
+                            iterations=self._cell // 2)
+        below, right = np.subtract(self._places.shape[:2], empty.shape)
+        wanted = np.pad(around > 0, ((0, below), (0, right)), mode="edge")
+        self._follow(depth, world_from_camera, wanted)
+        if not empty.any():
+            return picture
+        coarse: Image = np.asarray(cv2.GaussianBlur(picture, (0, 0), self._sigma), np.uint8)
+        self._look_up(coarse, wanted)
+        places = self._places[:camera.height, :camera.width]
+        second_map: Any = None
+        shown = cv2.remap(self._detail, places, second_map, cv2.INTER_LINEAR,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=(_MIDDLE,) * 3)
+        detailed = cv2.addWeighted(coarse, 1.0, shown, _SHARE, -_SHARE * _MIDDLE)
+        return np.asarray(np.where(empty[..., None], detailed, picture), np.uint8)
+
+    def _follow(self, depth: Float, world_from_camera: Pose, wanted: Mask) -> None:
+        """What was shown in the frame before, where it is now; the rest is forgotten."""
+        before, self._before = self._before, world_from_camera
+        if before is None:
+            return
+        k, places = self._camera, np.empty_like(self._places)
+        carry(self._places, wanted, np.ascontiguousarray(depth, np.float32), k.fx, k.fy, k.cx,
+              k.cy, np.ascontiguousarray(rigid.invert(before) @ world_from_camera), places)
+        self._places = places
+
+    def _look_up(self, coarse: Image, wanted: Mask) -> None:
+        """Places in the example for what shows nothing yet, or what fits no longer."""
+        offsets: Float = np.zeros((*self._grid, 2), np.float32)
+        fresh, shown = np.zeros(self._grid, np.bool_), np.zeros(self._grid, np.bool_)
+        fresh_cells(self._places, wanted, self._cell, offsets, shown, fresh)
+        asked = fresh | (shown & (self._turn == self._frame % _TURNS))
+        self._frame += 1
+        if not asked.any():
+            return
+        colors = self._described(coarse)[asked.ravel()]
+        costs = colors @ self._example.T
+        costs *= -2.0
+        costs += self._weight
+        costs += np.square(colors).sum(axis=1)[:, None]
+        np.maximum(costs, 0.0, out=costs)
+        costs /= colors.shape[1]
+        rows = np.full(self._grid, -1, np.int32)
+        rows[asked] = np.arange(len(colors))
+        grow(rows, costs, costs.argmin(axis=1), _SLACK, _FLOOR, _WORN, self._cell, wanted,
+             offsets, shown, self._places)
+
+    def _described(self, coarse: Image) -> Float:
+        """Colours [h w, 27] of every cell and those around it."""
+        height, width = self._grid
+        cell = self._cell
+        whole = cv2.copyMakeBorder(
+            coarse, 0, height * cell - coarse.shape[0], 0, width * cell - coarse.shape[1],
+            cv2.BORDER_REPLICATE)
+        small = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+        side = 2 * _AROUND + 1
+        wide = cv2.copyMakeBorder(small, *(_AROUND,) * 4, cv2.BORDER_REPLICATE)
+        windows = np.lib.stride_tricks.sliding_window_view(wide, (side, side), axis=(0, 1))
+        return np.ascontiguousarray(windows.reshape(height * width, -1), dtype=np.float32)

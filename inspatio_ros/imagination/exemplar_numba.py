@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled parts of detail by example: carrying places along, letting patches grow."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+Float = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+_jit = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+
+@_jit
+def carry(places: Float, wanted: Bool, depth: Float, fx: float, fy: float, cx: float, cy: float,
+          before_from_now: npt.NDArray[np.float64], out: Float) -> None:
+    """What each pixel showed of the example, followed along the camera's motion.
+
+    places [H, W, 2]: pixels (x, y) of the example, x NaN for none. depth [h, w]: m now, any size;
+    what has none is taken as far away. out: the same for now, none outside of wanted [H, W].
+    """
+    height, width = wanted.shape
+    m = before_from_now
+    down, right = depth.shape[0] / height, depth.shape[1] / width
+    for y in range(height):
+        for x in range(width):
+            out[y, x, 0] = np.nan
+            if not wanted[y, x]:
+                continue
+            z = float(depth[int(y * down), int(x * right)])
+            if not (z > 0.0 and z < 1e4):
+                z = 1e4
+            a, b = (x - cx) / fx * z, (y - cy) / fy * z
+            z_before = m[2, 0] * a + m[2, 1] * b + m[2, 2] * z + m[2, 3]
+            if z_before <= 1e-3 * z:
+                continue
+            x_before = (m[0, 0] * a + m[0, 1] * b + m[0, 2] * z + m[0, 3]) / z_before * fx + cx
+            y_before = (m[1, 0] * a + m[1, 1] * b + m[1, 2] * z + m[1, 3]) / z_before * fy + cy
+            if not (-0.5 < x_before < width - 0.5 and -0.5 < y_before < height - 0.5):
+                continue
+            i, j = int(y_before + 0.5), int(x_before + 0.5)
+            u = places[i, j, 0] + (x_before - j)
+            v = places[i, j, 1] + (y_before - i)
+            if u >= 0.0 and v >= 0.0 and u <= width - 1 and v <= height - 1:
+                out[y, x, 0] = u
+                out[y, x, 1] = v
+
+
+@_jit
+def fresh_cells(places: Float, wanted: Bool, cell: int, offsets: Float, shown: Bool,
+                fresh: Bool) -> None:
+    """Of every cell [h, w] of cell x cell pixels: whether a wanted pixel has no place yet
+    (fresh), whether one has (shown), and how far from it that place is (offsets [h, w, 2])."""
+    height, width = fresh.shape
+    for row in range(height):
+        for column in range(width):
+            fresh[row, column] = False
+            shown[row, column] = False
+            for y in range(row * cell, (row + 1) * cell):
+                for x in range(column * cell, (column + 1) * cell):
+                    if not wanted[y, x]:
+                        continue
+                    if np.isnan(places[y, x, 0]):
+                        fresh[row, column] = True
+                    elif not shown[row, column]:
+                        shown[row, column] = True
+                        offsets[row, column, 0] = places[y, x, 0] - x
+                        offsets[row, column, 1] = places[y, x, 1] - y
+
+
+@_jit
+def grow(rows: npt.NDArray[np.int32], costs: Float, best: npt.NDArray[np.int64], slack: float,
+         floor: float, worn: float, cell: int, wanted: Bool, offsets: Float, shown: Bool,
+         places: Float) -> None:
+    """Places in the example for the cells of `rows` [h, w] (-1: not asked for).
+
+    rows: which row of costs [N, h w] belongs to a cell. A cell goes on with what it or its
+    neighbour shows (left, above, right, below, in four passes) where that fits nearly as well as
+    the best: up to slack times its cost and floor. What is shown stays unless it costs more than
+    worn times that. Writes offsets, shown, and places of the pixels that have none.
+    """
+    height, width = rows.shape
+    for row in range(height):
+        for column in range(width):
+            n = rows[row, column]
+            if n < 0:
+                continue
+            if shown[row, column]:
+                u = column + int(np.rint(offsets[row, column, 0] / cell))
+                v = row + int(np.rint(offsets[row, column, 1] / cell))
+                if (0 <= u < width and 0 <= v < height and costs[n, v * width + u]
+                        <= worn * (slack * costs[n, best[n]] + floor)):
+                    continue
+                for y in range(row * cell, (row + 1) * cell):
+                    for x in range(column * cell, (column + 1) * cell):
+                        places[y, x, 0] = np.nan
+                shown[row, column] = False
+            offsets[row, column, 0] = (best[n] % width - column) * cell
+            offsets[row, column, 1] = (best[n] // width - row) * cell
+    for turn in range(4):
+        back = 1 if turn < 2 else -1
+        for step in range(height * width):
+            number = step if turn < 2 else height * width - 1 - step
+            row, column = number // width, number % width
+            n = rows[row, column]
+            if n < 0 or shown[row, column]:
+                continue
+            i = row - back if turn % 2 else row
+            j = column if turn % 2 else column - back
+            if not (0 <= i < height and 0 <= j < width) or (rows[i, j] < 0 and not shown[i, j]):
+                continue
+            u = column + int(np.rint(offsets[i, j, 0] / cell))
+            v = row + int(np.rint(offsets[i, j, 1] / cell))
+            if (0 <= u < width and 0 <= v < height
+                    and costs[n, v * width + u] <= slack * costs[n, best[n]] + floor):
+                offsets[row, column, 0] = offsets[i, j, 0]
+                offsets[row, column, 1] = offsets[i, j, 1]
+    for row in range(height):
+        for column in range(width):
+            if rows[row, column] < 0:
+                continue
+            shown[row, column] = True
+            for y in range(row * cell, (row + 1) * cell):
+                for x in range(column * cell, (column + 1) * cell):
+                    if wanted[y, x] and np.isnan(places[y, x, 0]):
+                        places[y, x, 0] = x + offsets[row, column, 0]
+                        places[y, x, 1] = y + offsets[row, column, 1]

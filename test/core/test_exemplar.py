@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detail by example: from where it looks alike, in holes only, standing still in the world."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inspatio_ros.evaluation.perceptual import gradient_spectrum_distance
+from inspatio_ros.geometry import rigid
+from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.backends import BackendOptions, make_backend
+from inspatio_ros.imagination.exemplar import Exemplar
+from inspatio_ros.imagination.generator import GeneratorBackend
+from inspatio_ros.imagination.request import ImaginationRequest
+from inspatio_ros.memory.guide import Guide
+from inspatio_ros.sensing.observation import Observation, Provenance
+
+CAMERA = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
+HERE = np.eye(4)
+WALL = np.full((120, 208), 3.0, np.float32)
+
+
+def rough(height: int, width: int, strength: float, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(128, strength, (height, width, 1))
+    soft = cv2.GaussianBlur(np.repeat(noise, 3, axis=2), (0, 0), 0.8)
+    return np.asarray(soft.clip(0, 255), np.uint8)
+
+
+def hole(*area: slice) -> np.ndarray:
+    empty = np.zeros((240, 416), np.bool_)
+    empty[area] = True
+    return empty
+
+
+def test_a_smooth_hole_gets_the_structure_of_the_example() -> None:
+    truth = rough(240, 416, 60.0)
+    empty = hole(slice(60, 180), slice(100, 300))
+    filled = np.where(empty[..., None], np.uint8(128), truth).astype(np.uint8)
+    made = Exemplar(truth, CAMERA, 1.9).add(filled, empty, WALL, HERE)
+    np.testing.assert_array_equal(made[~empty], filled[~empty])
+    before, after = (gradient_spectrum_distance(p, truth, empty) for p in (filled, made))
+    assert after < 0.35 * before
+    assert abs(float(made[empty].mean()) - 128.0) < 4.0
+
+
+def test_detail_comes_from_what_looks_alike() -> None:
+    example = np.full((240, 416, 3), (40, 160, 40), np.uint8)
+    example[:, 208:] = np.clip(rough(240, 208, 60.0).astype(int) + (72, -40, -40), 0, 255)
+    # Both holes are elsewhere than their like in the example: it is mirrored.
+    empty = hole(slice(60, 180), slice(40, 160)) | hole(slice(60, 180), slice(260, 380))
+    guess = np.full((240, 416, 3), (40, 160, 40), np.uint8)
+    guess[:, :208] = (200, 88, 88)
+    made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE).astype(float)
+    assert made[80:160, 60:140].std(axis=(0, 1)).min() > 8.0
+    assert made[80:160, 280:360].std(axis=(0, 1)).max() < 2.0
+
+
+def test_it_stands_still_in_the_world() -> None:
+    example = rough(240, 416, 60.0)
+    empty = hole(slice(40, 200), slice(60, 380))
+    guess = np.full((240, 416, 3), 128, np.uint8)
+    exemplar = Exemplar(example, CAMERA, 1.9)
+    first = exemplar.add(guess, empty, WALL, HERE)
+    # Five steps of 2.5 pixels to the right before a wall: all of it goes 12.5 to the left.
+    for step in range(1, 6):
+        pose = np.eye(4)
+        pose[0, 3] = step * 2.5 / 300.0 * 3.0
+        last = exemplar.add(guess, empty, WALL, pose)
+    shift = np.float32([[1, 0, -12.5], [0, 1, 0]])
+    moved = cv2.warpAffine(first, shift, (416, 240))
+    inner = (slice(60, 180), slice(80, 340))
+    apart = np.abs(moved[inner].astype(int) - last[inner]).mean()
+    still = np.abs(first[inner].astype(int) - last[inner]).mean()
+    assert apart < 0.35 * still
+
+
+def test_what_fits_no_longer_is_looked_up_anew() -> None:
+    example = np.full((240, 416, 3), 60, np.uint8)
+    example[:, 208:] = np.clip(rough(240, 208, 60.0).astype(int) + 60, 0, 255)
+    empty = hole(slice(60, 180), slice(100, 300))
+    dark, bright = (np.full((240, 416, 3), grey, np.uint8) for grey in (60, 188))
+    exemplar = Exemplar(example, CAMERA, 1.9)
+    smooth = exemplar.add(dark, empty, WALL, HERE)
+    assert smooth[80:160, 120:280].std() < 2.0
+    for _ in range(12):
+        textured = exemplar.add(bright, empty, WALL, HERE)
+    assert textured[80:160, 120:280].std() > 8.0
+
+
+@given(width=st.integers(1, 70), height=st.integers(1, 70), seed=st.integers(0, 5),
+       share=st.floats(0, 1), coarseness=st.floats(1, 6))
+def test_every_size_mask_and_way(width: int, height: int, seed: int, share: float,
+                                 coarseness: float) -> None:
+    rng = np.random.default_rng(seed)
+    camera = PinholeCamera(width, height, 40.0, 40.0, width / 2, height / 2)
+    example = rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+    exemplars = [Exemplar(example, camera, coarseness) for _ in range(2)]
+    held = exemplars[0].nbytes
+    for _ in range(3):
+        picture = rng.integers(0, 255, (height, width, 3)).astype(np.uint8)
+        empty = rng.uniform(size=(height, width)) < share
+        depth = rng.choice([np.nan, np.inf, 0.0, -1.0, 0.1, 5.0], (
+            -(-height // 2), -(-width // 2))).astype(np.float32)
+        pose = rigid.from_euler(*rng.uniform(-3, 3, 3), rng.uniform(-4, 4, 3))
+        made, again = (e.add(picture, empty, depth, pose) for e in exemplars)
+        assert made.dtype == np.uint8
+        np.testing.assert_array_equal(made[~empty], picture[~empty])
+        np.testing.assert_array_equal(made, again)
+    assert exemplars[0].nbytes == held
+
+
+def test_another_size_is_refused() -> None:
+    picture = rough(12, 20, 1.0)
+    with pytest.raises(ValueError, match="20x12 pixels does not belong"):
+        Exemplar(picture, CAMERA, 2.0)
+    exemplar = Exemplar(rough(240, 416, 1.0), CAMERA, 2.0)
+    with pytest.raises(ValueError, match="cannot be added"):
+        exemplar.add(picture, np.ones((12, 20), np.bool_), WALL, HERE)
+
+
+def test_a_model_with_a_finisher_gives_detail_where_nothing_was_seen() -> None:
+    backend = make_backend(BackendOptions("tiny_random"))
+    assert isinstance(backend, GeneratorBackend)
+    labels = np.full((240, 416), Provenance.OBSERVED, np.uint8)
+    labels[:, 300:] = Provenance.UNKNOWN
+    labels[:, 250:300] = Provenance.IMAGINED
+    image = rough(240, 416, 60.0)
+    depth = np.full(labels.shape, 2.0, np.float32)
+    guides = [Guide(image, depth, labels)] * 12
+    seen = (Observation(0, image, depth, CAMERA, np.eye(4)),)
+
+    def made(references: tuple[Observation, ...]) -> list[np.ndarray]:
+        request = ImaginationRequest(CAMERA, CameraTrajectory(np.eye(4)[None], np.zeros(1)),
+                                     references)
+        return backend.begin(request).fill(guides, references)
+
+    smooth, detailed, again = made(()), made(seen), made(seen)
+    for plain, picture, same in zip(smooth, detailed, again, strict=True):
+        np.testing.assert_array_equal(picture, same)
+        np.testing.assert_array_equal(picture[:, :250], plain[:, :250])
+    distances = [gradient_spectrum_distance(p[0], image, labels == Provenance.UNKNOWN)
+                 for p in (smooth, detailed)]
+    assert distances[1] < 0.6 * distances[0]
