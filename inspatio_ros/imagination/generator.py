@@ -30,6 +30,7 @@ from inspatio_ros.imagination.retrieved import (
     plucker_rays,
     scene_scale,
 )
+from inspatio_ros.imagination.steadier import Steadier
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.view_bank import ViewBank
 from inspatio_ros.model.codec import (
@@ -191,6 +192,8 @@ class _Lane:
         self.known: Sequence[Known] = ()
         # What invented surfaces take their detail from; none before a picture has been seen.
         self.exemplar: Exemplar | None = None
+        self._steadier: Steadier | None = None
+        self._camera = request.camera
         self._way = request.trajectory.world_from_camera
         self._frame = 0
 
@@ -203,14 +206,17 @@ class _Lane:
             return [resized_picture(image, size) for image in made]
         assert self.filler is not None  # a model with a finisher has its render filled
         pictures = []
+        if self._steadier is None:
+            self._steadier = Steadier(self._camera.resized(made.shape[2], made.shape[1]))
         for filled, change, known, depth in zip(self.filled, made, self.known,
                                                 self.filler.depths, strict=True):
-            added = cv2.resize(change, size, interpolation=cv2.INTER_LINEAR)
+            pose = self._way[min(self._frame, len(self._way) - 1)]
+            self._frame += 1
+            steady = self._steadier.add(change, depth, pose)
+            added = cv2.resize(steady, size, interpolation=cv2.INTER_LINEAR)
             whole = np.asarray(np.rint(filled + added).clip(0, 255), dtype=np.uint8)
             if self.exemplar is not None:
-                pose = self._way[min(self._frame, len(self._way) - 1)]
                 whole = self.exemplar.add(whole, ~known, depth, pose)
-            self._frame += 1
             pictures.append(whole)
         return pictures
 
