@@ -92,6 +92,17 @@ def test_what_fits_no_longer_is_looked_up_anew() -> None:
     assert textured[80:160, 120:280].std() > 8.0
 
 
+def test_what_is_like_nothing_gets_no_detail() -> None:
+    example = np.clip(rough(240, 416, 40.0).astype(int) - 60, 0, 255).astype(np.uint8)
+    empty = hole(slice(60, 180), slice(100, 300))
+    bright = np.full((240, 416, 3), 200, np.uint8)
+    exemplar = Exemplar(example, CAMERA, 1.9)
+    for _ in range(3):
+        np.testing.assert_array_equal(exemplar.add(bright, empty, WALL, HERE), bright)
+    dark = np.full((240, 416, 3), 68, np.uint8)
+    assert exemplar.add(dark, empty, WALL, HERE)[80:160, 120:280].std() > 5.0
+
+
 @given(width=st.integers(1, 70), height=st.integers(1, 70), seed=st.integers(0, 5),
        share=st.floats(0, 1), coarseness=st.floats(1, 6))
 def test_every_size_mask_and_way(width: int, height: int, seed: int, share: float,
