@@ -14,8 +14,9 @@ warp_*: classical fills of what geometry backs. guide_*: the same of the whole g
 (colours seen at a guessed depth) included. Prints JSON by recording, horizon and method: PSNR in
 holes and of all pixels (dB, pooled), coverage, gradient spectrum distance in holes and, with
 --features, the cosine distance of EfficientNet-Lite0's features of the whole picture and of the
-holes, that is of a picture that is true everywhere else. With --table also in Markdown, with
-the gains on the mean of the horizons (dB, per cent nearer).
+holes, that is of a picture that is true everywhere else; by recording and method the flicker
+(grey values) where nothing was seen, between pictures brought to one pose by the imagined depth.
+With --table also in Markdown, with the gains on the mean of the horizons (dB, per cent nearer).
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,15 @@ from inspatio_ros.evaluation.perceptual import (  # noqa: E402
     gradient_spectrum_distance,
 )
 from inspatio_ros.evaluation.replay_input import open_replay  # noqa: E402
+from inspatio_ros.evaluation.view_checks import (  # noqa: E402
+    correspondence,
+    flicker,
+    nearest_known,
+)
 from inspatio_ros.geometry.camera import PinholeCamera  # noqa: E402
 from inspatio_ros.imagination.backends import BackendOptions, make_backend  # noqa: E402
 from inspatio_ros.imagination.engine import ImaginationEngine  # noqa: E402
+from inspatio_ros.imagination.request import ImaginedFrame  # noqa: E402
 from inspatio_ros.sensing.observation import Observation, Provenance  # noqa: E402
 from inspatio_ros.training.sources import WORLDS, drive_poses  # noqa: E402
 
@@ -57,6 +65,7 @@ HELD_OUT = ("holo_office, last 80", "kitti_stereo_06", "kitti_stereo_ramp", "kit
 HORIZONS = (0.5, 1.0, 2.0, 4.0)
 CAMERA = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
 PERIOD, FRAMES = 0.2, 30  # of a way through a world: s, pictures
+FLICKER_FRAMES, FLICKER_EVERY = 12, 6  # of a way: looked at, from one pair to the next
 GEOMETRIC = "geometric"
 FIGURES = ("holes", "all", "gradients", "features", "hole_features")
 
@@ -90,6 +99,28 @@ class Comparison:
         self.name = name
         self._network = network
         self._sums: dict[tuple[float, str], Sums] = defaultdict(Sums)
+        self._flicker: dict[str, list[float]] = defaultdict(list)
+
+    def follow(self, method: str, seed: int, frames: Sequence[ImaginedFrame]) -> None:
+        """Take in the flicker along the first frames of a way, where nothing was seen."""
+        for before, after in list(pairwise(frames[:FLICKER_FRAMES]))[1::FLICKER_EVERY]:
+            depths = [nearest_known(frame.depth) for frame in (after, before)]
+            match = correspondence(after.camera, after.world_from_camera, depths[0],
+                                   before.world_from_camera, depths[1])
+            empty = after.guide.provenance == Provenance.UNKNOWN
+            match = replace(match, seen=match.seen & empty)
+            shown = [{method: frame.image} for frame in (before, after)]
+            if method == GEOMETRIC:
+                for pictures, frame in zip(shown, (before, after), strict=True):
+                    pictures.update(classical_fills(
+                        frame.guide.image, frame.guide.provenance != Provenance.UNKNOWN))
+            for name in shown[0]:
+                self._flicker[name].append(flicker(shown[0][name], shown[1][name], match))
+
+    def steadiness(self) -> dict[str, float]:
+        """Mean flicker, grey values, by method."""
+        return {name: round(float(np.nanmean(values)), 2)
+                for name, values in self._flicker.items() if np.isfinite(values).any()}
 
     def look(self, view: View) -> None:
         """Take in a view of either engine; the fills come with the first one's."""
@@ -147,40 +178,45 @@ def main() -> None:
                for name, weights, steps in ((GEOMETRIC, "", 0),
                                             (args.preset, args.weights, args.steps))]
     results: list[dict[str, Any]] = []
+    flickers: dict[str, dict[str, float]] = {}
     for entry in ENTRIES:
         if entry.name in args.only and (args.data / entry.path).exists():
-            results += recording(entry, args, engines, network)
+            results += recording(entry, args, engines, network, flickers)
             print(f"{entry.name}: done", file=sys.stderr, flush=True)
     if args.worlds:
         first, last = map(int, args.worlds.split(":"))
         for domain in args.domains:
-            results += worlds(domain, range(first, last), args, engines, network)
+            results += worlds(domain, range(first, last), args, engines, network, flickers)
             print(f"{domain}: done", file=sys.stderr, flush=True)
     if args.table:
         args.table.write_text("\n".join(table(results, args.preset)) + "\n", encoding="utf-8")
     print(json.dumps({"preset": args.preset, "weights": args.weights, "stride": args.stride,
-                      "results": results}, indent=1))
+                      "flicker": flickers, "results": results}, indent=1))
 
 
 def recording(entry: Any, args: argparse.Namespace, engines: list[ImaginationEngine],
-              network: FeatureNetwork | None) -> list[dict[str, Any]]:
+              network: FeatureNetwork | None, flickers: dict[str, dict[str, float]]
+              ) -> list[dict[str, Any]]:
     """Rows of one recording."""
     experiment = load_experiment(ROOT / f"samples/experiments/{entry.experiment}.yaml")
     comparison = Comparison(entry.name, network)
     with open_replay(args.data / entry.path, experiment) as source:
         walk(comparison, experiment, source.observations, source.true_depth, engines, args.stride,
              entry.skip)
+    flickers[entry.name] = comparison.steadiness()
     return comparison.rows()
 
 
 def worlds(domain: str, seeds: range, args: argparse.Namespace, engines: list[ImaginationEngine],
-           network: FeatureNetwork | None) -> list[dict[str, Any]]:
+           network: FeatureNetwork | None, flickers: dict[str, dict[str, float]]
+           ) -> list[dict[str, Any]]:
     """Rows of a kind of world, over all seeds."""
     experiment = load_experiment(
         ROOT / f"samples/experiments/{'street' if domain == 'street' else 'indoor'}.yaml")
     comparison = Comparison(f"worlds, {domain}", network)
     for seed in seeds:
         walk(comparison, experiment, drive(domain, seed), measured_depth, engines, args.stride)
+    flickers[comparison.name] = comparison.steadiness()
     return comparison.rows()
 
 
@@ -190,7 +226,7 @@ def walk(comparison: Comparison, experiment: Experiment, observations: Iterator[
     options = replace(experiment.hindsight, horizons=HORIZONS, methods=(), thorough=False,
                       offsets=(), skip=skip, stride=stride)
     evaluate(comparison.name, observations, engines, options, memory=experiment.memory,
-             true_depth=true_depth, on_view=comparison.look)
+             true_depth=true_depth, on_view=comparison.look, on_frames=comparison.follow)
 
 
 def drive(domain: str, seed: int) -> Iterator[Observation]:

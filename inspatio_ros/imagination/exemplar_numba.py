@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled parts of detail by example: carrying places along, letting patches grow."""
+"""Compiled: following pixels along the camera's motion (`carry`, for the steadier too), and how
+patches of detail by example grow."""
 
 from __future__ import annotations
 
