@@ -3,10 +3,10 @@
 
 Whoever guesses and is judged by squared errors draws smooth surfaces. What such a guess looks like
 coarsely is looked up in the newest real picture, and what that picture has beyond the coarse is
-added (Freeman, Jones and Pasztor, Example-Based Super-Resolution, 2002; patches that go on
-where their neighbours' do: Ashikhmin, Synthesizing Natural Textures, 2001). What a place shows is
-followed through the frames by depth and motion of the camera, so that it stands still in the
-world.
+added, its edges subdued (Freeman, Jones and Pasztor, Example-Based Super-Resolution, 2002; patches
+that go on where their neighbours' do: Ashikhmin, Synthesizing Natural Textures, 2001). What a
+place shows is followed through the frames by depth and motion of the camera, so that it stands
+still in the world.
 """
 
 from __future__ import annotations
@@ -27,7 +27,12 @@ Mask = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float32]
 Pose = npt.NDArray[np.float64]
 
-_SHARE = 0.7  # of the example's detail: all of it costs more PSNR than it gains likeness
+# Grey values that detail approaches at most: edges of the example seldom fall where the truth has
+# some, and cost the most where they do not.
+_STRONGEST = 32.0
+# Grey values that count as much as all the picture's height between two places: what stands
+# level is seen from as far and as steeply.
+_LEVEL = 25.0
 # A neighbour's place is good enough up to so many times the best cost, and squared grey values.
 _SLACK, _FLOOR = 1.5, 60.0
 _MOST = 200.0  # squared grey values: what differs more is not alike
@@ -58,8 +63,9 @@ class Exemplar:
         self._cell = max(1, min(cell, camera.width // 4, camera.height // 4))
         self._sigma = max(self._cell / 2.0, 0.5)
         coarse: Image = np.asarray(cv2.GaussianBlur(picture, (0, 0), self._sigma), np.uint8)
+        finer = picture.astype(np.float32) - coarse
         self._detail: Image = np.asarray(
-            cv2.addWeighted(picture, 1.0, coarse, -1.0, _MIDDLE), np.uint8)
+            np.rint(_MIDDLE + _STRONGEST * np.tanh(finer / _STRONGEST)), np.uint8)
         self._grid = -(-camera.height // self._cell), -(-camera.width // self._cell)
         self._example = self._described(coarse)
         self._weight = np.square(self._example).sum(axis=1)
@@ -102,7 +108,7 @@ class Exemplar:
         second_map: Any = None
         shown = cv2.remap(self._detail, places, second_map, cv2.INTER_LINEAR,
                           borderMode=cv2.BORDER_CONSTANT, borderValue=(_MIDDLE,) * 3)
-        detailed = cv2.addWeighted(coarse, 1.0, shown, _SHARE, -_SHARE * _MIDDLE)
+        detailed = cv2.addWeighted(coarse, 1.0, shown, 1.0, -_MIDDLE)
         # Next to what was seen the guess is good, and of thin cracks there is nothing else.
         inside = cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3)
         weight = np.minimum(inside / (_RIM * self._cell), 1.0)
@@ -141,7 +147,7 @@ class Exemplar:
              self._cell, wanted, offsets, shown, self._places)
 
     def _described(self, coarse: Image) -> Float:
-        """Colours [h w, 27] of every cell and those around it."""
+        """Colours of every cell and those around it, and its height: [h w, 28], grey values."""
         height, width = self._grid
         cell = self._cell
         whole = cv2.copyMakeBorder(
@@ -151,4 +157,8 @@ class Exemplar:
         side = 2 * _AROUND + 1
         wide = cv2.copyMakeBorder(small, *(_AROUND,) * 4, cv2.BORDER_REPLICATE)
         windows = np.lib.stride_tricks.sliding_window_view(wide, (side, side), axis=(0, 1))
-        return np.ascontiguousarray(windows.reshape(height * width, -1), dtype=np.float32)
+        colors = windows.reshape(height * width, -1).astype(np.float32)
+        # Costs are means over the columns.
+        level = np.float32(_LEVEL * math.sqrt(colors.shape[1] + 1) / height)
+        rows = np.repeat(level * np.arange(height, dtype=np.float32), width)
+        return np.ascontiguousarray(np.column_stack([colors, rows]))

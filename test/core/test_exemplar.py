@@ -60,6 +60,26 @@ def test_detail_comes_from_what_looks_alike() -> None:
     assert made[80:160, 280:360].std(axis=(0, 1)).max() < 2.0
 
 
+def test_of_two_that_look_alike_what_stands_level_is_taken() -> None:
+    example = np.full((240, 416, 3), 128, np.uint8)
+    example[120:] = rough(120, 416, 60.0)
+    empty = hole(slice(20, 100), slice(100, 300)) | hole(slice(140, 220), slice(100, 300))
+    guess = np.full((240, 416, 3), 128, np.uint8)
+    made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE)
+    assert made[30:90, 120:280].std() < 2.0
+    assert made[150:210, 120:280].std() > 8.0
+
+
+def test_edges_of_the_example_are_subdued() -> None:
+    example = np.full((240, 416, 3), 100, np.uint8)
+    example[:, ::32] = 255  # fine lines, far above their surroundings
+    empty = hole(slice(60, 180), slice(100, 300))
+    guess = np.asarray(cv2.GaussianBlur(example, (0, 0), 4.0), np.uint8)
+    made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE).astype(int)
+    over = (made - guess)[80:160, 120:280]
+    assert 12 < over.max() <= 34
+
+
 def test_it_stands_still_in_the_world() -> None:
     example = rough(240, 416, 60.0)
     empty = hole(slice(40, 200), slice(60, 380))
