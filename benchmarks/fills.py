@@ -15,7 +15,8 @@ warp_*: classical fills of what geometry backs. guide_*: the same of the whole g
 holes and of all pixels (dB, pooled), coverage, gradient spectrum distance in holes and, with
 --features, the cosine distance of EfficientNet-Lite0's features of the whole picture and of the
 holes, that is of a picture that is true everywhere else; by recording and method the flicker
-(grey values) where nothing was seen, between pictures brought to one pose by the imagined depth.
+(grey values) where nothing was seen: of each view and the one before it, brought to one pose by
+the true depth.
 With --table also in Markdown, with the gains on the mean of the horizons (dB, per cent nearer).
 """
 
@@ -26,9 +27,8 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,7 @@ from inspatio_ros.evaluation.perceptual import (  # noqa: E402
     gradient_spectrum_distance,
 )
 from inspatio_ros.evaluation.replay_input import open_replay  # noqa: E402
-from inspatio_ros.evaluation.view_checks import (  # noqa: E402
-    correspondence,
-    flicker,
-    nearest_known,
-)
+from inspatio_ros.evaluation.view_checks import flicker  # noqa: E402
 from inspatio_ros.geometry.camera import PinholeCamera  # noqa: E402
 from inspatio_ros.imagination.backends import BackendOptions, make_backend  # noqa: E402
 from inspatio_ros.imagination.engine import ImaginationEngine  # noqa: E402
@@ -65,7 +61,6 @@ HELD_OUT = ("holo_office, last 80", "kitti_stereo_06", "kitti_stereo_ramp", "kit
 HORIZONS = (0.5, 1.0, 2.0, 4.0)
 CAMERA = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
 PERIOD, FRAMES = 0.2, 30  # of a way through a world: s, pictures
-FLICKER_FRAMES, FLICKER_EVERY = 12, 6  # of a way: looked at, from one pair to the next
 GEOMETRIC = "geometric"
 FIGURES = ("holes", "all", "gradients", "features", "hole_features")
 
@@ -101,22 +96,6 @@ class Comparison:
         self._sums: dict[tuple[float, str], Sums] = defaultdict(Sums)
         self._flicker: dict[str, list[float]] = defaultdict(list)
 
-    def follow(self, method: str, seed: int, frames: Sequence[ImaginedFrame]) -> None:
-        """Take in the flicker along the first frames of a way, where nothing was seen."""
-        for before, after in list(pairwise(frames[:FLICKER_FRAMES]))[1::FLICKER_EVERY]:
-            depths = [nearest_known(frame.depth) for frame in (after, before)]
-            match = correspondence(after.camera, after.world_from_camera, depths[0],
-                                   before.world_from_camera, depths[1])
-            empty = after.guide.provenance == Provenance.UNKNOWN
-            match = replace(match, seen=match.seen & empty)
-            shown = [{method: frame.image} for frame in (before, after)]
-            if method == GEOMETRIC:
-                for pictures, frame in zip(shown, (before, after), strict=True):
-                    pictures.update(classical_fills(
-                        frame.guide.image, frame.guide.provenance != Provenance.UNKNOWN))
-            for name in shown[0]:
-                self._flicker[name].append(flicker(shown[0][name], shown[1][name], match))
-
     def steadiness(self) -> dict[str, float]:
         """Mean flicker, grey values, by method."""
         return {name: round(float(np.nanmean(values)), 2)
@@ -125,15 +104,13 @@ class Comparison:
     def look(self, view: View) -> None:
         """Take in a view of either engine; the fills come with the first one's."""
         holes = view.frame.provenance < Provenance.MEMORY
-        pictures = {view.method: view.pictures[view.method]}
-        if view.method == GEOMETRIC:
-            guide = view.frame.guide
-            hinted = classical_fills(guide.image, guide.provenance != Provenance.UNKNOWN)
-            bare = classical_fills(guide.image, guide.settled)
-            for name in GUIDE_FILLS:
-                pictures[name] = hinted[name]
-                pictures[name.replace("guide", "warp")] = np.where(
-                    holes[..., None], bare[name], pictures[GEOMETRIC])
+        pictures = drawn(view.method, view.frame)
+        match = view.match()
+        if view.before is not None and match is not None:
+            unseen = match.seen & (view.frame.guide.provenance == Provenance.UNKNOWN)
+            match = replace(match, seen=unseen)
+            for name, picture in drawn(view.method, view.before).items():
+                self._flicker[name].append(flicker(picture, pictures[name], match))
         for name, picture in pictures.items():
             sums = self._sums[view.horizon, name]
             sums.views += 1
@@ -154,6 +131,20 @@ class Comparison:
         """Figures by horizon and method."""
         return [{"recording": self.name, "horizon_s": horizon, "method": method, **sums.row()}
                 for (horizon, method), sums in sorted(self._sums.items())]
+
+
+def drawn(method: str, frame: ImaginedFrame) -> dict[str, Any]:
+    """What a method shows in a frame; with the geometric filler's frame also the fills'."""
+    pictures = {method: frame.image}
+    if method == GEOMETRIC:
+        guide = frame.guide
+        hinted = classical_fills(guide.image, guide.provenance != Provenance.UNKNOWN)
+        bare = classical_fills(guide.image, guide.settled)
+        for name in GUIDE_FILLS:
+            pictures[name] = hinted[name]
+            pictures[name.replace("guide", "warp")] = np.where(
+                guide.settled[..., None], frame.image, bare[name])
+    return pictures
 
 
 def main() -> None:
@@ -226,7 +217,7 @@ def walk(comparison: Comparison, experiment: Experiment, observations: Iterator[
     options = replace(experiment.hindsight, horizons=HORIZONS, methods=(), thorough=False,
                       offsets=(), skip=skip, stride=stride)
     evaluate(comparison.name, observations, engines, options, memory=experiment.memory,
-             true_depth=true_depth, on_view=comparison.look, on_frames=comparison.follow)
+             true_depth=true_depth, on_view=comparison.look)
 
 
 def drive(domain: str, seed: int) -> Iterator[Observation]:

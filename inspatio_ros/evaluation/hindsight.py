@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -125,7 +126,9 @@ class View:
 
     truth: uint8 RGB at the imagined size. pictures: every method's, by name. causes: `HoleCause`
     of each pixel, all covered unless the evaluation is thorough. expected_error: of the frame, as
-    calibrated by what was known at its start; NaN before enough was.
+    calibrated by what was known at its start; NaN before enough was. before: the frame before it
+    on its way, None for the first. match(): where its pixels were in that one, by the true depth;
+    worked out when asked for.
     """
 
     method: str
@@ -137,6 +140,8 @@ class View:
     pictures: Mapping[str, Image]
     causes: npt.NDArray[np.uint8]
     expected_error: float
+    before: ImaginedFrame | None
+    match: Callable[[], Correspondence | None]
 
 
 @dataclass
@@ -309,8 +314,10 @@ class _Walk:
                 self._on_frame(frame, truth, horizon)
             if self._on_view is not None:
                 others = {name: image for (at, name), image in drawn.items() if at == number}
+                before = frames[number - 1] if number else None
                 self._on_view(View(method, horizon, seed, frame, views.now, truth,
-                                   {**others, **shown}, causes, expected))
+                                   {**others, **shown}, causes, expected, before,
+                                   partial(views.match, number)))
         if self._options.thorough:
             self._whole_way(method, frames, views)
 

@@ -23,11 +23,11 @@ from inspatio_ros.evaluation.experiment import (
     checked,
     load_experiment,
 )
-from inspatio_ros.evaluation.hindsight import HindsightOptions, Offset, evaluate
+from inspatio_ros.evaluation.hindsight import HindsightOptions, Offset, View, evaluate
 from inspatio_ros.evaluation.replay import replay, results_table
 from inspatio_ros.evaluation.replay_input import open_replay
 from inspatio_ros.evaluation.replay_page import Line, line_plot, ticks
-from inspatio_ros.evaluation.view_checks import CameraControl
+from inspatio_ros.evaluation.view_checks import CameraControl, flicker
 from inspatio_ros.files.bags import BagReader
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
@@ -35,7 +35,7 @@ from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.memory.world_memory import MemoryOptions
 from inspatio_ros.messages.images import to_array, to_rgb
-from inspatio_ros.sensing.observation import Observation
+from inspatio_ros.sensing.observation import Observation, Provenance
 from inspatio_ros.worlds.room import room
 from support.bags import write_texts
 from support.data import ROOT
@@ -170,6 +170,24 @@ def test_the_page_stands_alone_and_shows_best_and_worst(replayed: Path) -> None:
     assert page.count("data:image/jpeg;base64,") >= 6
     for word in ("Best views", "Worst views", "Left out, and why", "lpips_all", "disoccluded"):
         assert word in page
+
+
+def test_a_view_knows_the_frame_before_it_and_where_its_pixels_were(recording: Path) -> None:
+    views: list[View] = []
+    with open_replay(recording, SMALL) as source:
+        evaluate("room", source.observations, ImaginationEngine(GeometricFiller()),
+                 SMALL.hindsight, memory=SMALL.memory, on_view=views.append)
+    assert views
+    for view in views:
+        assert view.before is not None
+        assert view.before.frame_index == view.frame.frame_index - 1
+        match = view.match()
+        assert match is not None
+        seen = match.seen & (view.frame.provenance >= Provenance.MEMORY)
+        assert seen.mean() > 0.3
+        # The true depth brings the frame before to this one; left where it is it does not fit.
+        still = np.abs(view.before.image.astype(int) - view.frame.image)[seen].mean()
+        assert flicker(view.before.image, view.frame.image, replace(match, seen=seen)) < still
 
 
 def test_the_bag_holds_the_compared_views(recording: Path, tmp_path: Path) -> None:
