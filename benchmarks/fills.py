@@ -3,7 +3,8 @@
 """The holes of real recordings and held-out worlds: a model beside classical fills.
 
     INSPATIO_DATA=FOLDER .venv/bin/python benchmarks/fills.py [--preset tiny] [--weights DIR]
-        [--only NAME ...] [--worlds FIRST:LAST] [--features FILE] [--stride 5] [--table FILE]
+        [--only NAME ...] [--worlds FIRST:LAST] [--features FILE] [--stride 5] [--model-mode]
+        [--table FILE]
 
 The recordings and settings of tools/evaluation_table.py on which the shipped model was not
 trained: hindsight along the path really taken, composite mode. --worlds: also 5 s of a robot's way
@@ -16,7 +17,8 @@ holes and of all pixels (dB, pooled), coverage, gradient spectrum distance in ho
 --features, the cosine distance of EfficientNet-Lite0's features of the whole picture and of the
 holes, that is of a picture that is true everywhere else; by recording and method the flicker
 (grey values) where nothing was seen: of each view and the one before it, brought to one pose by
-the true depth.
+the true depth; by recording, cause of holes and method the PSNR of all horizons. --model-mode:
+also the own pictures of the preset, known pixels included (a pass more).
 With --table also in Markdown, with the gains on the mean of the horizons (dB, per cent nearer).
 """
 
@@ -48,7 +50,7 @@ from inspatio_ros.evaluation.perceptual import (  # noqa: E402
     gradient_spectrum_distance,
 )
 from inspatio_ros.evaluation.replay_input import open_replay  # noqa: E402
-from inspatio_ros.evaluation.view_checks import flicker  # noqa: E402
+from inspatio_ros.evaluation.view_checks import HoleCause, flicker  # noqa: E402
 from inspatio_ros.geometry.camera import PinholeCamera  # noqa: E402
 from inspatio_ros.imagination.backends import BackendOptions, make_backend  # noqa: E402
 from inspatio_ros.imagination.engine import ImaginationEngine  # noqa: E402
@@ -62,7 +64,28 @@ HORIZONS = (0.5, 1.0, 2.0, 4.0)
 CAMERA = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
 PERIOD, FRAMES = 0.2, 30  # of a way through a world: s, pictures
 GEOMETRIC = "geometric"
+MODEL = ", model mode"
 FIGURES = ("holes", "all", "gradients", "features", "hole_features")
+
+
+class Squares:
+    """Squared errors of pixels, pooled."""
+
+    def __init__(self) -> None:
+        self.pixels = 0
+        self._sum = 0.0
+
+    def add(self, error: Any, mask: Any) -> None:
+        """Take in squared errors [H, W, 3] where mask [H, W] holds."""
+        self._sum += float(error[mask].sum())
+        self.pixels += int(np.count_nonzero(mask))
+
+    @property
+    def psnr(self) -> float | None:
+        """dB; None without an error."""
+        if self._sum <= 0:
+            return None
+        return round(float(10 * np.log10(255.0**2 * 3 * self.pixels / self._sum)), 3)
 
 
 class Sums:
@@ -71,16 +94,14 @@ class Sums:
     def __init__(self) -> None:
         self.views = 0
         self.coverage = 0.0
-        self.errors = {"holes": [0.0, 0.0], "all": [0.0, 0.0]}
+        self.errors = {"holes": Squares(), "all": Squares()}
         self.means: dict[str, list[float]] = defaultdict(list)
 
     def row(self) -> dict[str, Any]:
         """The figures: PSNR in dB, distances."""
         found: dict[str, Any] = {"views": self.views,
                                  "coverage": round(self.coverage / self.views, 4)}
-        for part, (error, count) in self.errors.items():
-            found[part] = (round(float(10 * np.log10(255.0**2 * count / error)), 3)
-                           if error > 0 else None)
+        found.update({part: squares.psnr for part, squares in self.errors.items()})
         for name, values in self.means.items():
             known = [value for value in values if np.isfinite(value)]
             found[name] = round(float(np.mean(known)), 4) if known else None
@@ -95,6 +116,7 @@ class Comparison:
         self._network = network
         self._sums: dict[tuple[float, str], Sums] = defaultdict(Sums)
         self._flicker: dict[str, list[float]] = defaultdict(list)
+        self._causes: dict[tuple[HoleCause, str], Squares] = defaultdict(Squares)
 
     def steadiness(self) -> dict[str, float]:
         """Mean flicker, grey values, by method."""
@@ -116,9 +138,11 @@ class Comparison:
             sums.views += 1
             sums.coverage += 1.0 - float(holes.mean())
             error = np.square(picture.astype(np.float64) - view.truth)
-            for part, mask in (("holes", holes), ("all", np.ones_like(holes))):
-                sums.errors[part][0] += float(error[mask].sum())
-                sums.errors[part][1] += 3.0 * np.count_nonzero(mask)
+            sums.errors["holes"].add(error, holes)
+            sums.errors["all"].add(error, np.ones_like(holes))
+            for cause in HoleCause:
+                if cause != HoleCause.COVERED:
+                    self._causes[cause, name].add(error, view.causes == cause)
             sums.means["gradients"].append(
                 gradient_spectrum_distance(picture, view.truth, holes))
             if self._network is not None:
@@ -126,6 +150,27 @@ class Comparison:
                 whole, part, true = self._network.features([picture, alone, view.truth])
                 sums.means["features"].append(float(cosine_distance(whole, true)))
                 sums.means["hole_features"].append(float(cosine_distance(part, true)))
+
+    def look_at_model(self, view: View) -> None:
+        """Take in a view in `model` mode."""
+        holes = view.frame.provenance < Provenance.MEMORY
+        sums = self._sums[view.horizon, view.method + MODEL]
+        sums.views += 1
+        sums.coverage += 1.0 - float(holes.mean())
+        error = np.square(view.frame.image.astype(np.float64) - view.truth)
+        sums.errors["holes"].add(error, holes)
+        sums.errors["all"].add(error, np.ones_like(holes))
+
+    def by_cause(self) -> dict[str, dict[str, Any]]:
+        """By cause: its share of the holes, PSNR of all horizons by method (dB)."""
+        whole = sum(s.pixels for (_, name), s in self._causes.items() if name == GEOMETRIC)
+        found: dict[str, dict[str, Any]] = {}
+        for (cause, name), squares in self._causes.items():
+            if squares.pixels:
+                row = found.setdefault(cause.name.lower(), {
+                    "share": round(squares.pixels / whole, 4)})
+                row[name] = squares.psnr
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """Figures by horizon and method."""
@@ -160,6 +205,7 @@ def main() -> None:
                         choices=sorted(WORLDS))
     parser.add_argument("--stride", type=int, default=5, help="frames from start to start")
     parser.add_argument("--features", type=Path)
+    parser.add_argument("--model-mode", action="store_true", help="its own pictures too")
     parser.add_argument("--table", type=Path, metavar="FILE", help="also in Markdown")
     args = parser.parse_args()
     if args.data is None and args.only:
@@ -170,54 +216,59 @@ def main() -> None:
                                             (args.preset, args.weights, args.steps))]
     results: list[dict[str, Any]] = []
     flickers: dict[str, dict[str, float]] = {}
+    causes: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, seen in comparisons(args, engines, network):
+        results += seen.rows()
+        flickers[name], causes[name] = seen.steadiness(), seen.by_cause()
+        print(f"{name}: done", file=sys.stderr, flush=True)
+    if args.table:
+        lines = [*table(results, args.preset), "", *calm(flickers, args.preset), "",
+                 *caused(causes, args.preset)]
+        args.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(json.dumps({"preset": args.preset, "weights": args.weights, "stride": args.stride,
+                      "flicker": flickers, "causes": causes, "results": results}, indent=1))
+
+
+def comparisons(args: argparse.Namespace, engines: list[ImaginationEngine],
+                network: FeatureNetwork | None) -> Iterator[tuple[str, Comparison]]:
+    """All methods on each recording, then on each kind of world over all seeds."""
     for entry in ENTRIES:
         if entry.name in args.only and (args.data / entry.path).exists():
-            results += recording(entry, args, engines, network, flickers)
-            print(f"{entry.name}: done", file=sys.stderr, flush=True)
+            experiment = load_experiment(
+                ROOT / f"samples/experiments/{entry.experiment}.yaml")
+            seen = Comparison(entry.name, network)
+            for mode in modes(args):
+                with open_replay(args.data / entry.path, experiment) as source:
+                    walk(seen, mode, experiment, source.observations, source.true_depth, engines,
+                         args.stride, entry.skip)
+            yield entry.name, seen
     if args.worlds:
         first, last = map(int, args.worlds.split(":"))
         for domain in args.domains:
-            results += worlds(domain, range(first, last), args, engines, network, flickers)
-            print(f"{domain}: done", file=sys.stderr, flush=True)
-    if args.table:
-        args.table.write_text("\n".join(table(results, args.preset)) + "\n", encoding="utf-8")
-    print(json.dumps({"preset": args.preset, "weights": args.weights, "stride": args.stride,
-                      "flicker": flickers, "results": results}, indent=1))
+            experiment = load_experiment(ROOT / "samples/experiments" / (
+                "street.yaml" if domain == "street" else "indoor.yaml"))
+            seen = Comparison(f"worlds, {domain}", network)
+            for seed in range(first, last):
+                for mode in modes(args):
+                    walk(seen, mode, experiment, drive(domain, seed), measured_depth, engines,
+                         args.stride)
+            yield seen.name, seen
 
 
-def recording(entry: Any, args: argparse.Namespace, engines: list[ImaginationEngine],
-              network: FeatureNetwork | None, flickers: dict[str, dict[str, float]]
-              ) -> list[dict[str, Any]]:
-    """Rows of one recording."""
-    experiment = load_experiment(ROOT / f"samples/experiments/{entry.experiment}.yaml")
-    comparison = Comparison(entry.name, network)
-    with open_replay(args.data / entry.path, experiment) as source:
-        walk(comparison, experiment, source.observations, source.true_depth, engines, args.stride,
-             entry.skip)
-    flickers[entry.name] = comparison.steadiness()
-    return comparison.rows()
+def modes(args: argparse.Namespace) -> tuple[str, ...]:
+    """What is compared: `composite` always."""
+    return ("composite", "model") if args.model_mode else ("composite",)
 
 
-def worlds(domain: str, seeds: range, args: argparse.Namespace, engines: list[ImaginationEngine],
-           network: FeatureNetwork | None, flickers: dict[str, dict[str, float]]
-           ) -> list[dict[str, Any]]:
-    """Rows of a kind of world, over all seeds."""
-    experiment = load_experiment(
-        ROOT / f"samples/experiments/{'street' if domain == 'street' else 'indoor'}.yaml")
-    comparison = Comparison(f"worlds, {domain}", network)
-    for seed in seeds:
-        walk(comparison, experiment, drive(domain, seed), measured_depth, engines, args.stride)
-    flickers[comparison.name] = comparison.steadiness()
-    return comparison.rows()
-
-
-def walk(comparison: Comparison, experiment: Experiment, observations: Iterator[Observation],
-         true_depth: Any, engines: list[ImaginationEngine], stride: int, skip: int = 0) -> None:
+def walk(comparison: Comparison, mode: str, experiment: Experiment,
+         observations: Iterator[Observation], true_depth: Any, engines: list[ImaginationEngine],
+         stride: int, skip: int = 0) -> None:
     """Imagine from every `stride`-th observation."""
     options = replace(experiment.hindsight, horizons=HORIZONS, methods=(), thorough=False,
-                      offsets=(), skip=skip, stride=stride)
-    evaluate(comparison.name, observations, engines, options, memory=experiment.memory,
-             true_depth=true_depth, on_view=comparison.look)
+                      offsets=(), skip=skip, stride=stride, mode=mode)
+    look = comparison.look if mode == "composite" else comparison.look_at_model
+    evaluate(comparison.name, observations, engines if mode == "composite" else engines[1:],
+             options, memory=experiment.memory, true_depth=true_depth, on_view=look)
 
 
 def drive(domain: str, seed: int) -> Iterator[Observation]:
@@ -241,12 +292,14 @@ def table(rows: list[dict[str, Any]], preset: str) -> list[str]:
     digits = {"holes": 2, "all": 2, "gradients": 2, "features": 3, "hole_features": 3}
     titles = [f"{figure.replace('_', ' ')}: {methods[0]} | " + " | ".join(methods[1:])
               for figure in FIGURES]
-    lines = ["| recording | s | views | coverage | " + " | ".join(titles) + " |",
-             "| --- " * (4 + len(methods) * len(FIGURES)) + "|"]
+    lines = ["| recording | s | views | coverage | all: model mode | " + " | ".join(titles) + " |",
+             "| --- " * (5 + len(methods) * len(FIGURES)) + "|"]
     gains: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in names}
     for name, horizon in sorted({key[:2] for key in found}, key=lambda k: (names.index(k[0]), k)):
         row = found[name, horizon, preset]
-        cells = [name, f"{horizon:g}", str(row["views"]), f"{row['coverage']:.2f}"]
+        own = found.get((name, horizon, preset + MODEL), {"all": None})["all"]
+        cells = [name, f"{horizon:g}", str(row["views"]), f"{row['coverage']:.2f}",
+                 "" if own is None else f"{own:.2f}"]
         for figure in FIGURES:
             values = {}
             for kind in ("warp", "guide"):
@@ -276,6 +329,33 @@ def table(rows: list[dict[str, Any]], preset: str) -> list[str]:
         lines.append(f"| {name} | " + " | ".join(
             f"{part:+.2f}" if key.startswith(("holes", "all")) else f"{part:+.0f} %"
             for key, part in zip(wanted, parts, strict=True)) + " |")
+    return lines
+
+
+def calm(flickers: dict[str, dict[str, float]], preset: str) -> list[str]:
+    """Markdown: grey values of flicker; of the four fills those that flicker least and most."""
+    lines = ["| flicker | " + preset + " | geometric | warp fills, least | most | guide fills, "
+             "least | most |", "| --- " * 7 + "|"]
+    for name, found in flickers.items():
+        cells = [found[preset], found[GEOMETRIC]]
+        for kind in ("warp", "guide"):
+            each = [found[m.replace("guide", kind)] for m in GUIDE_FILLS[:-1]]
+            cells += [min(each), max(each)]
+        lines.append(f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + " |")
+    return lines
+
+
+def caused(causes: dict[str, dict[str, dict[str, Any]]], preset: str) -> list[str]:
+    """Markdown: PSNR in the holes of each cause, all horizons; of the fills the best."""
+    lines = ["| recording | holes | share | warp fills | guide fills | geometric | " + preset
+             + " |", "| --- " * 7 + "|"]
+    for name, found in causes.items():
+        for cause, row in found.items():
+            cells = [max(row[m.replace("guide", kind)] for m in GUIDE_FILLS[:-1])
+                     for kind in ("warp", "guide")]
+            cells += [row[GEOMETRIC], row[preset]]
+            lines.append(f"| {name} | {cause.replace('_', ' ')} | {row['share']:.2f} | "
+                         + " | ".join(f"{cell:.2f}" for cell in cells) + " |")
     return lines
 
 

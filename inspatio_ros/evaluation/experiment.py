@@ -94,6 +94,7 @@ class Experiment:
     time_offset: float = 0.0
     networks: NetworkFiles = field(default_factory=NetworkFiles)
     frames_in_bag: str = "compared"
+    mode: str = "composite"
 
     @property
     def hindsight(self) -> HindsightOptions:
@@ -101,7 +102,7 @@ class Experiment:
         return HindsightOptions(
             self.horizons, self.stride, self.warm_up, self.width, self.skip, self.limit,
             seed=self.seeds[0], more_seeds=self.seeds[1:], methods=self.methods, thorough=True,
-            offsets=self.offsets)
+            offsets=self.offsets, mode=self.mode)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -305,5 +306,5 @@ _EXPERIMENT: dict[str, Convert] = {
         "max_depth": _number, "moving": _moving}),
     "world_frame": _text, "time_offset": _number,
     "networks": _part(NetworkFiles(), {item.name: _path for item in fields(NetworkFiles)}),
-    "frames_in_bag": _text,
+    "frames_in_bag": _text, "mode": _text,
 }

@@ -58,7 +58,11 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
-from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
+from inspatio_ros.imagination.request import (
+    OUTPUT_MODES,
+    ImaginationRequest,
+    ImaginedFrame,
+)
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
 
@@ -84,7 +88,9 @@ class HindsightOptions:
     frames that enter the memory. seed: of the engine's noise; more_seeds: others, whose views are
     pooled with it. methods: baselines, by name. thorough: also causes of holes, perceptual
     distances, flicker, depth, camera control, revisits, drift and offsets. offsets: starts aside
-    of the real path, which have no truth: what is known there is told. Raises ValueError.
+    of the real path, which have no truth: what is known there is told. mode: whether what is
+    compared keeps what geometry backs, or is the model's own (`request.OUTPUT_MODES`). Raises
+    ValueError.
     """
 
     horizons: tuple[float, ...] = (0.5, 1.0, 2.0)
@@ -99,6 +105,7 @@ class HindsightOptions:
     methods: tuple[str, ...] = QUICK
     thorough: bool = False
     offsets: tuple[Offset, ...] = ()
+    mode: str = "composite"
 
     def __post_init__(self) -> None:
         if not self.horizons or not min(self.horizons) > 0:
@@ -113,6 +120,8 @@ class HindsightOptions:
         if unknown:
             known = ", ".join((*BASELINES, *GUIDE_FILLS))
             raise ValueError(f"methods must be of {known}, got {unknown[0]}")
+        if self.mode not in OUTPUT_MODES:
+            raise ValueError(f"mode must be of {', '.join(OUTPUT_MODES)}, got {self.mode}")
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -125,7 +134,7 @@ class View:
     """One comparison: what a method's engine imagined, and what is known of the truth.
 
     truth: uint8 RGB at the imagined size. pictures: every method's, by name. causes: `HoleCause`
-    of each pixel, all covered unless the evaluation is thorough. expected_error: of the frame, as
+    of each pixel. expected_error: of the frame, as
     calibrated by what was known at its start; NaN before enough was. before: the frame before it
     on its way, None for the first. match(): where its pixels were in that one, by the true depth;
     worked out when asked for.
@@ -273,14 +282,15 @@ class _Walk:
             if isinstance(engine.backend, GeometricFiller):
                 seeds = seeds[:1]
             for seed in seeds:
-                request = _request(self.camera, now, later, seed)
+                request = _request(self.camera, now, later, seed, self._options.mode)
                 frames = [f for block in engine.imagine(request, self._memory)
                           for f in block.frames]
                 if self._on_frames is not None:
                     self._on_frames(engine.backend.name, seed, frames)
                 self._compare(engine.backend.name, seed, frames, views, chosen, pictures)
         for offset in self._options.offsets:
-            request = _request(self.camera, now, later, self._options.seed, offset)
+            request = _request(self.camera, now, later, self._options.seed, self._options.mode,
+                               offset)
             frames = [f for block in self._engines[0].imagine(request, self._memory)
                       for f in block.frames]
             self._offsets.add(self._engines[0].backend.name, offset, frames, chosen)
@@ -340,10 +350,11 @@ class _Walk:
             parts["moving"] = np.zeros(label.shape, np.bool_) if moving is None else moving
             parts["static"] = ~parts["moving"]
         causes = np.zeros(label.shape, np.uint8)
-        if self._options.thorough:
+        if self._options.thorough or self._on_view is not None:
             causes = hole_causes(
                 frame.camera, frame.world_from_camera, views.depth(number), ~covered,
                 depth_of(views.now, frame.camera), views.now.world_from_camera)
+        if self._options.thorough:
             parts.update({cause.name.lower(): causes == cause for cause in HoleCause
                           if cause != HoleCause.COVERED})
         return parts, causes
@@ -527,12 +538,13 @@ def _frames_at(now: Observation, later: Sequence[Observation], horizons: Sequenc
 
 
 def _request(camera: PinholeCamera, now: Observation, later: Sequence[Observation], seed: int,
-             offset: Offset | None = None) -> ImaginationRequest:
+             mode: str, offset: Offset | None = None) -> ImaginationRequest:
     times = np.array([o.stamp_ns - now.stamp_ns for o in later]) * 1e-9
     poses = np.stack([o.world_from_camera for o in later])
     if offset is not None:
         poses = poses @ offset.matrix
-    return ImaginationRequest(camera, CameraTrajectory(poses, times), (now,), seed=seed)
+    return ImaginationRequest(camera, CameraTrajectory(poses, times), (now,), seed=seed,
+                              mode=mode)
 
 
 def as_json(report: HindsightReport) -> dict[str, object]:

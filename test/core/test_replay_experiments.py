@@ -31,8 +31,10 @@ from inspatio_ros.evaluation.view_checks import CameraControl, flicker
 from inspatio_ros.files.bags import BagReader
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.backends import BackendOptions, make_backend
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
+from inspatio_ros.imagination.request import ImaginedFrame
 from inspatio_ros.memory.world_memory import MemoryOptions
 from inspatio_ros.messages.images import to_array, to_rgb
 from inspatio_ros.sensing.observation import Observation, Provenance
@@ -333,6 +335,23 @@ def test_a_preset_stands_beside_the_geometric_filler(recording: Path, tmp_path: 
     assert frames == {"last_frame": 1, "geometric": 1, "tiny_random": 2}
 
 
+def test_in_model_mode_known_pixels_are_the_model_s_own(recording: Path) -> None:
+    engine = ImaginationEngine(make_backend(BackendOptions("tiny")))
+    frames: dict[str, list[ImaginedFrame]] = {"composite": [], "model": []}
+    for mode, seen in frames.items():
+        options = replace(SMALL.hindsight, horizons=(0.4,), limit=9, width=64, mode=mode)
+        with open_replay(recording, SMALL) as source:
+            evaluate("room", source.observations, engine, options, memory=SMALL.memory,
+                     on_view=lambda v, seen=seen: seen.append(v.frame))
+    for composite, own in zip(*frames.values(), strict=True):
+        inside = cv2.erode((composite.provenance >= Provenance.MEMORY).astype(np.uint8),
+                           np.ones((9, 9), np.uint8)) > 0
+        np.testing.assert_array_equal(composite.image[inside], composite.guide.image[inside])
+        # The finisher leaves known pixels nearly alone.
+        changed = own.image[inside] != own.guide.image[inside]
+        assert 0 < changed.mean() < 0.2
+
+
 def test_a_bag_without_pictures_names_what_it_has(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bag = write_texts(tmp_path / "texts", {"/talk": [(0, "a"), (10, "b")]})
@@ -397,6 +416,7 @@ world_frame: map
 time_offset: -0.1
 networks: {features: ../lite0.pth}
 frames_in_bag: all
+mode: model
 """)
     e = load_experiment(file)
     assert (e.topics.image, e.depth.provider, e.depth.max) == ("/left/image", "file", 60.0)
@@ -404,6 +424,7 @@ frames_in_bag: all
     assert (e.horizons, e.seeds, e.engines) == ((1.0,), (3, 4), ("geometric", "tiny"))
     assert e.offsets == (Offset(-0.5), Offset(0.0, math.pi / 2))
     assert e.hindsight.more_seeds == (4,)
+    assert e.hindsight.mode == "model"
     assert (e.memory.max_radius, e.memory.capacity) == (100.0, 2_000_000)
     assert e.networks.features.endswith("lite0.pth")
     assert json.loads(json.dumps(e.to_dict()))["offsets"][0]["lateral"] == -0.5
@@ -437,6 +458,7 @@ frames_in_bag: all
     ("skip: -1\n", "skip and limit must be at least 0"),
     ("methods: [first]\n", "line 1: methods must be of"),
     ("frames_in_bag: some\n", "line 1: frames_in_bag: 'some' is not one of compared, all, none"),
+    ("mode: both\n", "line 1: mode must be of composite, model, got both"),
     ("memory: {voxel_size: 0}\n", "line 1: memory: capacity and voxel_size must be positive"),
 ])
 def test_a_bad_experiment_says_where_and_what(tmp_path: Path, text: str, error: str) -> None:
