@@ -56,12 +56,12 @@ PHOTOGRAPH_SHARDS: dict[str, list[str]] = {
 OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride", "3"]
 # The finisher learns from clips that the student has not seen, and so does not know by heart.
 FINISHER_SHARDS: dict[str, list[str]] = {
-    "clutter": ["world", "clutter", "--seeds", "300:620"],
-    "room": ["world", "room", "--seeds", "100:500"],
-    "street": ["world", "street", "--seeds", "200:500"],
+    "clutter": ["world", "clutter", "--seeds", "300:1000"],
+    "room": ["world", "room", "--seeds", "100:950"],
+    "street": ["world", "street", "--seeds", "200:900"],
     "held": SHARDS["held"],
 }
-FINISHER_PHOTOGRAPH_SHARDS = {"photographs": ["photographs", "--seeds", "300:620"]}
+FINISHER_PHOTOGRAPH_SHARDS = {"photographs": ["photographs", "--seeds", "300:1000"]}
 FINISHER_OFFICE = [*OFFICE[:-1], "2"]
 
 CODEC = ["--steps", "2200", "--batch", "16", "--crop", "64", "--groups", "2",
@@ -71,7 +71,8 @@ STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--ste
            "--listed-steps", "0.35", "--loss", "clean", "--predicted-history", "0.2",
            "--average", "0.998", "--compile"]
 STEPS = (1000, 250)  # denoising steps of the model that ships
-FINISHER = ["--batch", "24", "--steps", "6000", "--learning-rate", "8e-4"]
+FINISHER = ["--batch", "24", "--steps", "15000", "--learning-rate", "8e-4",
+            "--absolute-weight", "0.1", "--gradient-weight", "0.1"]
 TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "150", "--learning-rate", "3e-4",
            "--warm-up", "50", "--average", "0.99"]
 DISTILLED = ["--stage", "jdmd", "--batch-size", "4", "--steps", "60", "--learning-rate", "2e-5",

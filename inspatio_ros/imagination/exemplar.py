@@ -29,7 +29,7 @@ Pose = npt.NDArray[np.float64]
 
 # Grey values that detail approaches at most: edges of the example seldom fall where the truth has
 # some, and cost the most where they do not.
-_STRONGEST = 32.0
+_STRONGEST = 36.0
 # Grey values that count as much as all the picture's height between two places: what stands
 # level is seen from as far and as steeply.
 _LEVEL = 25.0
