@@ -10,10 +10,11 @@ domain and method the PSNR in holes (dB, pooled), of all pixels, the gradient sp
 holes (octaves) and, with --features, the cosine distance of EfficientNet-Lite0's features.
 
 Variants of the first model: `decoded` (without its finisher), `blind` (the finisher without the
-transformer's picture), `no_history`, `no_source`, `two_steps`, `one_step`. NAME=DIR: further
-models, with their own finisher or, without one, with the first's. --by-block: also the PSNR in
-holes of each block, for long clips (`inspatio data pack ... --frames 240`); --picture: a sheet of
-the first clip of each domain, of blocks along the way: guide, model, truth.
+transformer's picture), `no_history`, `no_source`, `four_steps` (those of the preset), `two_steps`,
+`one_step` (of its own). NAME=DIR: further models, with their own finisher or, without one, with
+the first's. --by-block: also the PSNR in holes of each block, for long clips (`inspatio data pack
+... --frames 240`); --picture: a sheet of the first clip of each domain, of blocks along the way:
+guide, model, truth.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from inspatio_ros.imagination.backends import compute_dtype  # noqa: E402
 from inspatio_ros.imagination.generator import steps_of  # noqa: E402
 from inspatio_ros.model.config import ModelConfig  # noqa: E402
 from inspatio_ros.model.finisher import Finisher  # noqa: E402
+from inspatio_ros.model.presets import TINY  # noqa: E402
 from inspatio_ros.model.schedule import FlowSchedule  # noqa: E402
 from inspatio_ros.model.small_codec import SmallCodec  # noqa: E402
 from inspatio_ros.model.transformer import CausalTransformer  # noqa: E402
@@ -74,7 +76,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, type=Path)
     parser.add_argument("--others", nargs="*", default=[], metavar="NAME=DIR")
     parser.add_argument("--variants", nargs="*", default=[
-        "decoded", "blind", "no_history", "no_source", "two_steps", "one_step"])
+        "decoded", "blind", "no_history", "no_source", "four_steps", "two_steps", "one_step"])
     parser.add_argument("--features", type=Path, help="EfficientNet-Lite0's state dict")
     parser.add_argument("--limit", type=int, default=0, help="clips of a domain at most")
     parser.add_argument("--by-block", action="store_true")
@@ -144,8 +146,10 @@ class Parts:
             "no_source": lambda: self.joined(clips, self.rolled(
                 latents, TrainingOptions(precision="float32", source=False), self.config)),
         }
-        for name, count in (("two_steps", 2), ("one_step", 1)):
-            steps = replace(self.config, denoising_steps=steps_of(self.config, count))
+        for name, listed in (("four_steps", TINY.denoising_steps),
+                             ("two_steps", steps_of(self.config, 2)),
+                             ("one_step", steps_of(self.config, 1))):
+            steps = replace(self.config, denoising_steps=listed)
             own[name] = lambda steps=steps: self.joined(clips, self.rolled(  # type: ignore[misc]
                 latents, TrainingOptions(precision="float32"), steps))
         for name in variants:

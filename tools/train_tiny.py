@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the small model from nothing: data, codec, student, finisher; and what compares stages.
+"""Trains the small model from nothing: data, codec, student, teacher, distillation, finisher.
 
     .venv/bin/python tools/train_tiny.py WORK --office RECORDING [--photographs DIR]
 
 WORK: a folder for clips, latents and runs; everything there goes on where it stopped. RECORDING:
 the office sequence that samples/office/README.md names, of which the first 200 frames are learnt
 from. Without --photographs the Debian packages below are fetched with `apt-get download`.
-At the end WORK/inspatio_tiny is a folder that `--weights` takes. --until distilled also trains
-the teacher and distils the student with it (WORK/distilled), for comparison.
+At the end WORK/inspatio_tiny is a folder that `--weights` takes.
 """
 
 from __future__ import annotations
@@ -54,7 +53,8 @@ PHOTOGRAPH_SHARDS: dict[str, list[str]] = {
     "pictures": ["pictures", "--seeds", "5000:5080"],
 }
 OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride", "3"]
-# The finisher learns from clips that the student has not seen, and so does not know by heart.
+# Teacher, distillation and finisher learn from clips that the student has not seen, and so does
+# not know by heart.
 FINISHER_SHARDS: dict[str, list[str]] = {
     "clutter": ["world", "clutter", "--seeds", "300:1000"],
     "room": ["world", "room", "--seeds", "100:950"],
@@ -73,10 +73,10 @@ STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--ste
 STEPS = (1000, 250)  # denoising steps of the model that ships
 FINISHER = ["--batch", "24", "--steps", "15000", "--learning-rate", "8e-4",
             "--absolute-weight", "0.1", "--gradient-weight", "0.1"]
-TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "150", "--learning-rate", "3e-4",
-           "--warm-up", "50", "--average", "0.99"]
-DISTILLED = ["--stage", "jdmd", "--batch-size", "4", "--steps", "60", "--learning-rate", "2e-5",
-             "--critic-rate", "4e-5", "--beta1", "0", "--average", "0.9"]
+TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "300", "--learning-rate", "3e-4",
+           "--warm-up", "30", "--average", "0.98", "--compile"]
+DISTILLED = ["--stage", "jdmd", "--batch-size", "2", "--steps", "400", "--learning-rate", "2e-5",
+             "--critic-rate", "4e-5", "--beta1", "0", "--warm-up", "5", "--average", "0.98"]
 
 
 def main() -> None:
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--office", type=Path, required=True)
     parser.add_argument("--photographs", type=Path)
-    parser.add_argument("--until", choices=("data", "codec", "student", "finisher", "distilled"),
+    parser.add_argument("--until", choices=("data", "codec", "student", "distilled", "finisher"),
                         default="finisher")
     args = parser.parse_args()
     work: Path = args.work
@@ -103,23 +103,33 @@ def main() -> None:
     stage(work, "student", STUDENT, latents)
     if args.until == "student":
         return
-    pack(work / "finisher_clips", {
+    clips = work / "finisher_clips"
+    pack(clips, {
         **FINISHER_SHARDS, **of_photographs(FINISHER_PHOTOGRAPH_SHARDS, photographs),
         "office": ["recording", str(args.office), *FINISHER_OFFICE]})
-    assemble(work, finish(work))
+    distil(work, clips)
     if args.until == "distilled":
-        start = ["--start", str(work / "student/model")]
-        stage(work, "teacher", [*TEACHER, *start], latents)
-        teacher = str(work / "teacher/model")
-        stage(work, "distilled", [*DISTILLED, *start, "--teacher-v2v", teacher,
-                                  "--teacher-t2v", teacher], latents)
+        return
+    assemble(work, finish(work, clips))
 
 
-def finish(work: Path) -> Path:
-    """The finisher's run, on what the student makes of other clips than its own."""
-    clips, imagined = work / "finisher_clips", work / "imagined.safetensors"
+def distil(work: Path, clips: Path) -> None:
+    """The student distilled (jdmd) with a teacher that begins from it."""
+    latents = work / "finisher_latents.safetensors"
+    if not latents.is_file():
+        inspatio("data", "encode", clips, latents, "--codec", work / "codec")
+    start = ["--start", str(work / "student/model")]
+    stage(work, "teacher", [*TEACHER, *start], latents)
+    teacher = str(work / "teacher/model")
+    stage(work, "distilled", [*DISTILLED, *start, "--teacher-v2v", teacher,
+                              "--teacher-t2v", teacher], latents)
+
+
+def finish(work: Path, clips: Path) -> Path:
+    """The finisher's run, on what the distilled student makes of its clips."""
+    imagined = work / "imagined.safetensors"
     if not imagined.is_file():
-        inspatio("data", "imagine", clips, imagined, "--model", work / "student/model",
+        inspatio("data", "imagine", clips, imagined, "--model", work / "distilled/model",
                  "--codec", work / "codec", "--without", "office")
     inspatio("train", "finisher", "--run", work / "finisher", "--data", clips,
              "--imagined", imagined, *FINISHER)
@@ -195,7 +205,7 @@ def assemble(work: Path, finisher_run: Path) -> None:
     )
 
     sizes = replace(TINY, denoising_steps=STEPS)
-    model = load_generator(work / "student/model" / TRANSFORMER_FILE, sizes)
+    model = load_generator(work / "distilled/model" / TRANSFORMER_FILE, sizes)
     codec = load_small_codec(work / "codec" / CODEC_FILE)
     finisher = load_finisher(finisher_run / FINISHER_FILE)
     save_small_model(work / "inspatio_tiny", model, codec, torch.bfloat16, finisher)
