@@ -29,13 +29,13 @@ Pose = npt.NDArray[np.float64]
 
 # Grey values that detail approaches at most: edges of the example seldom fall where the truth has
 # some, and cost the most where they do not.
-_STRONGEST = 32.0
+_STRONGEST = 36.0
 # Grey values that count as much as all the picture's height between two places: what stands
 # level is seen from as far and as steeply.
 _LEVEL = 25.0
 # A neighbour's place is good enough up to so many times the best cost, and squared grey values.
 _SLACK, _FLOOR = 1.5, 60.0
-_MOST = 400.0  # squared grey values: what differs more is not alike
+_MOST = 200.0  # squared grey values: what differs more is not alike
 _WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen to full detail

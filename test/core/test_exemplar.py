@@ -77,7 +77,7 @@ def test_edges_of_the_example_are_subdued() -> None:
     guess = np.asarray(cv2.GaussianBlur(example, (0, 0), 4.0), np.uint8)
     made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE).astype(int)
     over = (made - guess)[80:160, 120:280]
-    assert 12 < over.max() <= 34
+    assert 12 < over.max() <= 38
 
 
 def test_it_stands_still_in_the_world() -> None:
