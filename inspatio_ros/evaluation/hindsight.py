@@ -134,10 +134,9 @@ class View:
     """One comparison: what a method's engine imagined, and what is known of the truth.
 
     truth: uint8 RGB at the imagined size. pictures: every method's, by name. causes: `HoleCause`
-    of each pixel. expected_error: of the frame, as
-    calibrated by what was known at its start; NaN before enough was. before: the frame before it
-    on its way, None for the first. match(): where its pixels were in that one, by the true depth;
-    worked out when asked for.
+    of each pixel. expected_error: of the frame, as calibrated by what was known at its start; NaN
+    before enough was. before: the frame before it on its way, None for the first. match(): where
+    its pixels were in that one, by the true depth; worked out when asked for.
     """
 
     method: str
