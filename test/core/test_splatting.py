@@ -153,6 +153,14 @@ def test_triton_without_device_says_so() -> None:
         make_splatter("triton")
 
 
+def test_triton_kernels_name_nothing_that_its_compiler_refuses() -> None:
+    """It looks annotations up as it does globals, of which it takes its own alone."""
+    from inspatio_ros.memory import splatting_triton
+
+    for kernel in (splatting_triton._splat, splatting_triton._resolve):
+        assert set(kernel.__annotations__.values()) == {"tl.constexpr"}
+
+
 def test_triton_equals_torch() -> None:
     """On a CUDA device for real, else in Triton's interpreter; both need triton."""
     import torch
