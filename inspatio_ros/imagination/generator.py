@@ -386,7 +386,7 @@ class GeneratorSession:
         pictures = scaled.permute(0, 2, 3, 1).contiguous()
         if self._device.type != "cuda":
             return pictures
-        host = torch.empty(pictures.shape, dtype=torch.uint8, pin_memory=True)
+        host = torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=True)
         return host.copy_(pictures, non_blocking=True)
 
     def _branch_inputs(self, guides: Sequence[Sequence[Guide]]
