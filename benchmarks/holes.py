@@ -195,7 +195,7 @@ class Parts:
             filled = tensor(clip.render)
             made = filled if decoded is None else tensor(decoded[number])
             count = min(len(made), len(filled))
-            known = torch.from_numpy(clip.known[:count, None].astype(np.float32) * 2 - 1)
+            known = torch.from_numpy(clip.told[:count, None].astype(np.float32))
             seen = tensor(clip.source[-1:]).expand_as(filled[:count])
             out = self.finisher.forward(made[:count], filled[:count], known, seen,
                                         self.finisher.grain_noise(*known.shape[-2:], 0))

@@ -41,6 +41,11 @@ _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen to full detail
 _MOST_CELLS = 4000  # all are compared with all: 64 MB
 _AROUND = 1  # cells around one that are compared with it
+# Share of the strength that was told. What is not known costs the square of it.
+_SHARE = 0.4
+_GAINS = 0.0, 2.5  # of detail, at least and at most
+_FAINT = 1.0  # grey values of detail that are no structure to make stronger
+_AROUND_STRENGTH = 13  # pixels of the guess around one over which strength is measured
 _MIDDLE = 128  # grey value that stands for no detail
 
 
@@ -82,12 +87,15 @@ class Exemplar:
         arrays = (self._detail, self._example, self._weight, self._turn, self._places)
         return sum(array.nbytes for array in arrays)
 
-    def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose) -> Image:
+    def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose,
+            strength: Float | None = None) -> Image:
         """The uint8 RGB [H, W, 3] picture with detail where bool `empty` [H, W] holds.
 
         Calls follow the way. depth [h, w], any size of the same aspect: m, by which what was
         shown is followed from the frame before; NaN where it is not known. world_from_camera
-        [4, 4]: where the picture is seen from. Raises ValueError for another size.
+        [4, 4]: where the picture is seen from. strength [h, w], of the guess: how strong detail
+        should be, log2 of grey values (model.finisher.detail_strength, its bands together); None:
+        as strong as the example's. Raises ValueError for another size.
         """
         camera = self._camera
         if picture.shape[:2] != (camera.height, camera.width) or (
@@ -108,7 +116,12 @@ class Exemplar:
         second_map: Any = None
         shown = cv2.remap(self._detail, places, second_map, cv2.INTER_LINEAR,
                           borderMode=cv2.BORDER_CONSTANT, borderValue=(_MIDDLE,) * 3)
-        detailed = cv2.addWeighted(coarse, 1.0, shown, 1.0, -_MIDDLE)
+        if strength is None:
+            detailed = cv2.addWeighted(coarse, 1.0, shown, 1.0, -_MIDDLE)
+        else:
+            detail = shown.astype(np.float32) - _MIDDLE
+            detail *= _gain(detail, empty, strength)[..., None]
+            detailed = np.asarray(np.rint(coarse + detail).clip(0, 255), np.uint8)
         # Next to what was seen the guess is good, and of thin cracks there is nothing else.
         inside = cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3)
         weight = np.minimum(inside / (_RIM * self._cell), 1.0)
@@ -162,3 +175,19 @@ class Exemplar:
         level = np.float32(_LEVEL * math.sqrt(colors.shape[1] + 1) / height)
         rows = np.repeat(level * np.arange(height, dtype=np.float32), width)
         return np.ascontiguousarray(np.column_stack([colors, rows]))
+
+
+def _gain(detail: Float, empty: Mask, strength: Float) -> Float:
+    """What detail [H, W, 3] is multiplied by, place by place, to be as strong as was told.
+
+    strength [h, w]: log2 of grey values, at the size at which both are compared.
+    """
+    size = strength.shape[1], strength.shape[0]
+    grey = cv2.resize(detail.mean(axis=2), size, interpolation=cv2.INTER_AREA)
+    share = cv2.resize(empty.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    around = (_AROUND_STRENGTH, _AROUND_STRENGTH)
+    power = cv2.blur(np.square(grey) * share, around) / np.maximum(cv2.blur(share, around), 1e-3)
+    gain = _SHARE * np.exp2(strength) / np.sqrt(power + _FAINT**2)
+    wide = cv2.resize(np.clip(gain, *_GAINS).astype(np.float32),
+                      (detail.shape[1], detail.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(wide, np.float32)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from inspatio_ros.geometry import rigid
@@ -40,7 +41,7 @@ from inspatio_ros.model.codec import (
     frames_from_uint8,
 )
 from inspatio_ros.model.config import ModelConfig, ModelError
-from inspatio_ros.model.finisher import Finisher
+from inspatio_ros.model.finisher import Finisher, together
 from inspatio_ros.model.stereo import RetrievedViews
 from inspatio_ros.model.text_encoder import TextSource
 from inspatio_ros.sensing.observation import Observation, Provenance
@@ -200,7 +201,8 @@ class _Lane:
     def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
         """A block's pictures at size (width, height).
 
-        made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones.
+        made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones, with a
+        fourth channel the strength of detail (log2 of grey values).
         """
         if made.dtype == np.uint8:
             return [resized_picture(image, size) for image in made]
@@ -213,10 +215,11 @@ class _Lane:
             pose = self._way[min(self._frame, len(self._way) - 1)]
             self._frame += 1
             steady = self._steadier.add(change, depth, pose)
-            added = cv2.resize(steady, size, interpolation=cv2.INTER_LINEAR)
+            added = cv2.resize(steady[..., :3], size, interpolation=cv2.INTER_LINEAR)
             whole = np.asarray(np.rint(filled + added).clip(0, 255), dtype=np.uint8)
             if self.exemplar is not None:
-                whole = self.exemplar.add(whole, ~known, depth, pose)
+                strength = steady[..., 3] if steady.shape[2] > 3 else None
+                whole = self.exemplar.add(whole, ~known, depth, pose, strength)
             pictures.append(whole)
         return pictures
 
@@ -226,8 +229,9 @@ class _Shown:
     """What the model is shown of a block of T frames.
 
     render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
-    [T, 1, H, W] in [-1, 1]: the same in pixels. pictures, seen: the filled ones and where they
-    show what was seen, hints too, as large as the guides.
+    [T, 1, H, W] in [-1, 1]: the same in pixels; for a finisher with hints known is 0 there.
+    pictures, seen: the filled ones and where they show what was seen, hints too, as large as the
+    guides.
     """
 
     render: Tensor
@@ -369,11 +373,12 @@ class GeneratorSession:
         """Pictures uint8 [T, H, W, 3] on their way to the host.
 
         With a finisher what it changes in the lane's filled pictures instead, float32: these may
-        be larger than the model's own, and keep their detail.
+        be larger than the model's own, and keep their detail. Its fourth channel is the strength
+        of detail, of a finisher that tells it.
         """
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
-            finished = self._backend.finisher.forward(
+            finished, told = self._backend.finisher.finish(
                 frames, shown.filled, shown.known, self._seen.expand_as(frames),
                 self._grain(lane, shown.seen))
             lane.filled, lane.known = shown.pictures, shown.seen
@@ -381,6 +386,9 @@ class GeneratorSession:
             # What a camera without colours will see has none, and a pale one sees pale ones.
             change = torch.lerp(change.mean(dim=1, keepdim=True), change, self._colorfulness)
             scaled = change.mul(127.5).to(torch.float32)
+            if told is not None:
+                strength = F.interpolate(together(told), size=scaled.shape[-2:], mode="bilinear")
+                scaled = torch.cat([scaled, strength.to(torch.float32)], dim=1)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
         pictures = scaled.permute(0, 2, 3, 1).contiguous()
@@ -508,7 +516,12 @@ class GeneratorSession:
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
         mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
         seen = tuple(g.provenance != Provenance.UNKNOWN for g in guides[:frames])
-        return _Shown(render_latents, mask_latents, render[0, :frames], mask[0, :frames, None],
+        told = mask[0, :frames, None]
+        if self._backend.finisher is not None and self._backend.finisher.config.hints:
+            hinted = np.stack([hinted_pixels(g, self._size) for g in guides[:frames]])[:, None]
+            shown = torch.from_numpy(hinted).to(self._device) & (told < 0)
+            told = torch.where(shown, torch.zeros_like(told), told)
+        return _Shown(render_latents, mask_latents, render[0, :frames], told,
                       tuple(filled[:frames]), seen)
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
@@ -558,6 +571,15 @@ def resized_guide(guide: Guide, size: tuple[int, int]) -> tuple[Image, Known]:
     share = cv2.resize(weight, size, interpolation=method)
     image = colors / np.maximum(share, 1e-6)[..., None]
     return np.clip(np.rint(image), 0, 255).astype(np.uint8), np.asarray(share >= 0.5)
+
+
+def hinted_pixels(guide: Guide, size: tuple[int, int]) -> Known:
+    """Where half of a pixel at size (width, height) shows what was seen at a guessed depth."""
+    hinted = ((guide.provenance != Provenance.UNKNOWN) & ~guide.settled).astype(np.float32)
+    if (hinted.shape[1], hinted.shape[0]) != size:
+        method = cv2.INTER_AREA if size[0] < hinted.shape[1] else cv2.INTER_LINEAR
+        hinted = np.asarray(cv2.resize(hinted, size, interpolation=method), np.float32)
+    return np.asarray(hinted >= 0.5)
 
 
 def steps_of(config: ModelConfig, count: int | None) -> tuple[int, ...]:

@@ -56,7 +56,8 @@ class Clip:
 
     truth: uint8 RGB [T, H, W, 3], what was really there. For v2v also render [T, H, W, 3], the
     guide with its holes filled classically; known bool [T, H, W], where geometry backs it; source
-    [S, H, W, 3], the observation imagined from, or several, oldest first.
+    [S, H, W, 3], the observation imagined from, or several, oldest first. hinted bool [T, H, W]:
+    where render shows what was seen at a guessed depth; None when that was not kept.
     Raises ClipError when shapes disagree.
     """
 
@@ -65,6 +66,7 @@ class Clip:
     render: Image | None = None
     known: npt.NDArray[np.bool_] | None = None
     source: Image | None = None
+    hinted: npt.NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         if self.truth.ndim != 4 or self.truth.shape[-1] != 3 or self.truth.dtype != np.uint8:
@@ -75,12 +77,24 @@ class Clip:
             raise ClipError(f"a {self.info.task} clip has "
                             f"{'no ' if self.info.task == 't2v' else ''}render, mask and source")
         for name, part, shape in (("render", self.render, self.truth.shape),
-                                  ("known", self.known, self.truth.shape[:3])):
+                                  ("known", self.known, self.truth.shape[:3]),
+                                  ("hinted", self.hinted, self.truth.shape[:3])):
             if part is not None and part.shape != shape:
                 raise ClipError(f"{name} is {list(part.shape)}, expected {list(shape)}")
         if self.source is not None and self.source.shape[1:] != self.truth.shape[1:]:
             raise ClipError(f"source is {list(self.source.shape)}, its pictures must be "
                             f"{list(self.truth.shape[1:])}")
+
+    @property
+    def told(self) -> npt.NDArray[np.int8]:
+        """int8 [T, H, W], as a finisher is told: 1 where geometry backs a pixel, 0 where a hint
+        is shown, -1 in other holes. ClipError for a t2v clip."""
+        if self.known is None:
+            raise ClipError(f"{self.info.recording}: a t2v clip has no guide")
+        told = self.known.astype(np.int8) * 2 - 1
+        if self.hinted is not None:
+            told[self.hinted & ~self.known] = 0
+        return told
 
     @property
     def frames(self) -> int:
@@ -153,6 +167,8 @@ def write_shard(path: Path, clips: Iterable[Clip], quality: int = 18) -> int:
             parts["render"] = compress(clip.render, quality)
             parts["source"] = compress(clip.source, quality)
             parts["known"] = pack_bits(clip.known)
+            if clip.hinted is not None:
+                parts["hinted"] = pack_bits(clip.hinted)
         for name, data in parts.items():
             tensors[f"{index:06d}.{name}"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         infos.append({**asdict(clip.info), "shape": list(clip.truth.shape)})
@@ -187,6 +203,7 @@ class Shard:
             raise ClipError(f"{self.path}: not a shard of clips (format {said.get('format')!r}, "
                             f"expected {SHARD_FORMAT!r})")
         self._said = json.loads(said["clips"])
+        self._names = frozenset(self._file.keys())
         if not self._said:
             raise ClipError(f"{self.path}: the shard holds no clip")
 
@@ -213,7 +230,10 @@ class Shard:
             parts["render"] = decompress(self._bytes(index, "render"))
             parts["source"] = decompress(self._bytes(index, "source"))
             known = unpack_bits(self._bytes(index, "known"), shape[:3])
-            return Clip(info, parts["truth"], parts["render"], known, parts["source"])
+            hinted = None
+            if f"{index:06d}.hinted" in self._names:
+                hinted = unpack_bits(self._bytes(index, "hinted"), shape[:3])
+            return Clip(info, parts["truth"], parts["render"], known, parts["source"], hinted)
         except ClipError as error:
             raise ClipError(f"{self.path}: clip {index}: {error}") from error
 

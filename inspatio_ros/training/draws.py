@@ -43,11 +43,24 @@ class Draw:
         return int(torch.randint(count, (), generator=self._shared))
 
     def normal(self, like: Tensor, lead: Sequence[int] = ()) -> Tensor:
-        """Gaussian noise `[*lead, *like.shape]` float32 on its device; like is `[B, ...]`."""
-        shape = (*lead, *like.shape[1:])
-        parts = [torch.randn(shape, generator=g) for g in self._clips]
-        return torch.stack(parts, dim=len(lead)).to(like.device)
+        """Gaussian noise `[*lead, *like.shape]` float32 on its device; like is `[B, ...]`.
+
+        A GPU draws its own: other numbers than a CPU's, and as much a function of the key.
+        """
+        shape, device = (*lead, *like.shape[1:]), like.device
+        if device.type == "cpu":
+            parts = [torch.randn(shape, generator=g) for g in self._clips]
+        else:
+            parts = [torch.randn(shape, generator=_drawn_on(device, g), device=device)
+                     for g in self._clips]
+        return torch.stack(parts, dim=len(lead))
 
     def uniform(self, *shape: int) -> Tensor:
         """Numbers in [0, 1) `[B, *shape]` float32 on the CPU."""
         return torch.stack([torch.rand(shape, generator=g) for g in self._clips])
+
+
+def _drawn_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A generator of a device whose numbers follow from where the given one is."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator(device).manual_seed(seed)

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inspatio_ros.evaluation.perceptual import FeatureNetwork
-from inspatio_ros.model.finisher import Finisher, FinisherConfig
+from inspatio_ros.model.finisher import Finisher, FinisherConfig, detail_strength
 from inspatio_ros.model.weights import FINISHER_FILE, save_finisher
 from inspatio_ros.training.clips import Clip, ClipError
 from inspatio_ros.training.codec_trainer import gradient_difference, rate_at
@@ -44,8 +44,10 @@ class FinisherTraining:
     steps and batch (frames); learning_rate falls by a cosine to a twentieth after `warm_up` steps.
     known_weight: of pixels that geometry backs, beside 1 in holes. absolute_weight,
     gradient_weight, strength_weight, feature_weight: of the losses beside the squared error.
-    blind_share: samples whose decoded picture is withheld. grey_share: samples in grey. grain:
-    whether a new finisher takes noise. ema: of the weights kept.
+    blind_share: samples whose decoded picture is withheld. grey_share: samples in grey. grain,
+    hints, strength: what a new finisher takes and says, see FinisherConfig; told_weight: of the
+    error of the strength it says, in octaves. minutes: the learning rate falls and training ends
+    by then, if not by `steps` before; 0: by steps alone. ema: of the weights kept.
     """
 
     steps: int = 4000
@@ -58,6 +60,10 @@ class FinisherTraining:
     strength_weight: float = 0.0
     feature_weight: float = 0.0
     grain: bool = False
+    hints: bool = False
+    strength: bool = False
+    told_weight: float = 0.01
+    minutes: float = 0.0
     blind_share: float = 0.1
     grey_share: float = 0.2
     ema: float = 0.998
@@ -71,7 +77,10 @@ class FinisherTraining:
 
 @dataclass(frozen=True)
 class FinisherBatch:
-    """Frames `[B, 3, H, W]` in [-1, 1]: decoded, filled, seen, truth; known `[B, 1, H, W]`."""
+    """Frames `[B, 3, H, W]` in [-1, 1]: decoded, filled, seen, truth; known `[B, 1, H, W]`.
+
+    known is 1 where geometry backs a pixel and -1 in holes, 0 where these show a hint.
+    """
 
     decoded: Tensor
     filled: Tensor
@@ -79,62 +88,87 @@ class FinisherBatch:
     seen: Tensor
     truth: Tensor
 
+    @property
+    def hole(self) -> Tensor:
+        """1 where geometry does not back a pixel, else 0, `[B, 1, H, W]`."""
+        return (self.known < 0.5).float()
+
 
 class FrameSampler:
     """Random frames of v2v clips, a function of seed and step alone; domains are equally likely.
 
     imagined: the model's pictures `[T, H, W, 3]` of a clip by its number in `clips`; where there
-    are none the filled picture stands in. Raises ClipError without a v2v clip.
+    are none the filled picture stands in. device: where clips are held and batches are made.
+    Raises ClipError without a v2v clip.
     """
 
     def __init__(self, clips: Sequence[Clip], imagined: Mapping[int, Image],
-                 options: FinisherTraining) -> None:
+                 options: FinisherTraining, device: torch.device | str = "cpu") -> None:
         self._options = options
-        self._imagined = imagined
-        self._clips = {i: c for i, c in enumerate(clips) if c.info.task == "v2v"}
-        domains: dict[str, list[int]] = {}
-        for index, clip in self._clips.items():
-            domains.setdefault(clip.info.domain, []).append(index)
-        self._domains = [domains[name] for name in sorted(domains)]
-        if not self._domains:
+        self._device = torch.device(device)
+        self._clips: dict[int, dict[str, Tensor]] = {}
+        self._domains: dict[str, list[int]] = {}
+        for index, clip in enumerate(clips):
+            self.add(index, clip, imagined.get(index))
+        if not self._clips:
             raise ClipError("no clip has a guide: the finisher learns from v2v clips")
+
+    def add(self, index: int, clip: Clip, imagined: Image | None = None) -> None:
+        """Take in a clip, or another picture that was imagined of it; t2v clips are left out."""
+        if clip.render is None or clip.known is None or clip.source is None:
+            return
+        if index not in self._clips:
+            self._domains.setdefault(clip.info.domain, []).append(index)
+            self._clips[index] = {name: self._put(part) for name, part in (
+                ("truth", clip.truth), ("render", clip.render), ("known", clip.told),
+                ("seen", clip.source[-1]))}
+        if imagined is not None:
+            self._clips[index]["imagined"] = self._put(imagined)
+
+    def _put(self, array: npt.NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def batch(self, step: int) -> FinisherBatch:
         """The frames of step `step`."""
-        rng = np.random.default_rng([self._options.seed, step])
-        samples = [self._sample(rng) for _ in range(self._options.batch)]
-        return FinisherBatch(*(torch.stack(parts) for parts in zip(*samples, strict=True)))
-
-    def _sample(self, rng: np.random.Generator) -> tuple[Tensor, ...]:
-        o = self._options
-        domain = self._domains[int(rng.integers(len(self._domains)))]
-        index = domain[int(rng.integers(len(domain)))]
-        clip = self._clips[index]
-        assert clip.render is not None
-        assert clip.known is not None
-        assert clip.source is not None
-        frame = int(rng.integers(clip.frames))
-        made = self._imagined.get(index)
-        blind = rng.uniform() < o.blind_share or made is None or frame >= len(made)
-        decoded = clip.render[frame] if blind or made is None else made[frame]
-        gain, shift = float(rng.uniform(0.75, 1.25)), float(rng.uniform(-0.15, 0.15))
-        mirrored, grey = rng.uniform() < 0.5, rng.uniform() < o.grey_share
+        o, rng = self._options, np.random.default_rng([self._options.seed, step])
+        domains = [self._domains[name] for name in sorted(self._domains)]
+        picked: dict[str, list[Tensor]] = {
+            name: [] for name in ("decoded", "render", "seen", "truth", "known")}
+        changes = np.empty((4, o.batch), np.float32)
+        for sample in range(o.batch):
+            domain = domains[int(rng.integers(len(domains)))]
+            clip = self._clips[domain[int(rng.integers(len(domain)))]]
+            frame = int(rng.integers(len(clip["truth"])))
+            made = clip.get("imagined")
+            blind = rng.uniform() < o.blind_share or made is None or frame >= len(made)
+            picked["decoded"].append(
+                clip["render"][frame] if blind or made is None else made[frame])
+            for name in ("render", "truth", "known"):
+                picked[name].append(clip[name][frame])
+            picked["seen"].append(clip["seen"])
+            changes[:, sample] = (rng.uniform(0.75, 1.25), rng.uniform(-0.15, 0.15),
+                                  rng.uniform() < 0.5, rng.uniform() < o.grey_share)
+        gain, shift, mirrored, grey = torch.from_numpy(changes).to(self._device)[
+            ..., None, None, None]
+        known = torch.stack(picked["known"])[:, None].float()
         pictures = []
-        for picture in (decoded, clip.render[frame], clip.source[-1], clip.truth[frame]):
-            x = torch.from_numpy(picture).permute(2, 0, 1).float().div(127.5).sub(1.0)
-            if grey:
-                x = x.mean(dim=0, keepdim=True).expand_as(x)
-            pictures.append((x * gain + shift).clamp(-1, 1))
-        known = torch.from_numpy(clip.known[frame][None].astype(np.float32) * 2 - 1)
-        decoded_, filled, seen, truth = pictures
-        parts = (decoded_, filled, known, seen, truth)
-        return tuple(p.flip(-1) for p in parts) if mirrored else parts
+        for name in ("decoded", "render", "seen", "truth"):
+            x = torch.stack(picked[name]).permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+            x = torch.where(grey > 0, x.mean(dim=1, keepdim=True), x)
+            x = (x * gain + shift).clamp(-1, 1)
+            pictures.append(torch.where(mirrored > 0, x.flip(-1), x))
+        decoded, filled, seen, truth = pictures
+        return FinisherBatch(decoded, filled, torch.where(mirrored > 0, known.flip(-1), known),
+                             seen, truth)
 
 
-def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTraining
-                    ) -> dict[str, Tensor]:
-    """The losses of finished frames `[B, 3, H, W]`; 'total' is their weighted sum."""
-    hole = (1.0 - batch.known) / 2.0
+def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTraining,
+                    told: Tensor | None = None) -> dict[str, Tensor]:
+    """The losses of finished frames `[B, 3, H, W]`; 'total' is their weighted sum.
+
+    told: the strength of detail that the finisher says, if it does (`Finisher.finish`).
+    """
+    hole = batch.hole
     weight = hole + options.known_weight * (1.0 - hole)
     error = made - batch.truth
     mass = weight.sum() * 3
@@ -143,11 +177,18 @@ def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTrainin
         "absolute": (weight * error.abs()).sum() / mass,
         "gradient": gradient_difference(
             weight * made, weight * batch.truth) / weight.mean().clamp_min(1e-3),
-        "strength": strength_difference(made, batch.truth, hole),
     }
+    if options.strength_weight > 0:
+        losses["strength"] = strength_difference(made, batch.truth, hole)
     losses["total"] = (losses["squared"] + options.absolute_weight * losses["absolute"]
-                       + options.gradient_weight * losses["gradient"]
-                       + options.strength_weight * losses["strength"])
+                       + options.gradient_weight * losses["gradient"])
+    if "strength" in losses:
+        losses["total"] = losses["total"] + options.strength_weight * losses["strength"]
+    if told is not None:
+        wanted, counts = detail_strength(batch.truth, hole)
+        off = (told - wanted).abs().mean(dim=1, keepdim=True)
+        losses["told"] = (off * counts).sum() / counts.sum().clamp_min(1)
+        losses["total"] = losses["total"] + options.told_weight * losses["told"]
     return losses
 
 
@@ -164,9 +205,9 @@ class FeatureLoss:
         """Mean over layers of the squared distance of their unit features, place by place, plus
         the cosine distance of the picture's. Known pixels are taken as they are in both pictures
         `[B, 3, H, W]`, so that holes alone differ."""
-        hole = (1.0 - batch.known) / 2.0
+        hole = batch.hole
         first = batch.filled * (1 - hole) + made * hole
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(made.device.type, torch.bfloat16):
             layers = self._network.layers(first)
             with torch.no_grad():
                 wanted = self._network.layers(batch.filled * (1 - hole) + batch.truth * hole)
@@ -218,10 +259,14 @@ def train_finisher(
     features: Path | None = None,
     save_every: int = 250,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
+    device: torch.device | str = "cpu",
+    sampler: FrameSampler | None = None,
 ) -> Finisher:
     """Train the finisher and write it to `folder`; goes on where a run there stopped.
 
-    imagined: see FrameSampler. finisher: weights to begin with. features: weights of the network
+    imagined: see FrameSampler. sampler: takes the place of `clips` and `imagined`; `on_step`, told
+    every step on a CPU and every tenth on a GPU, may add clips to it. finisher: weights to begin
+    with. features: weights of the network
     of FeatureLoss, wanted when `feature_weight` is not 0. Returns the averaged weights, also in
     `folder/finisher.safetensors`. Raises ClipError for unusable clips, ValueError for options that
     do not fit, WeightsMissing for features that are not there, FloatingPointError when the loss is
@@ -234,9 +279,12 @@ def train_finisher(
     seen_by = None if features is None else FeatureLoss(features)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "finisher_options.json").write_text(json.dumps(asdict(o), indent=2) + "\n")
-    sampler = FrameSampler(clips, imagined or {}, o)
+    sampler = sampler or FrameSampler(clips, imagined or {}, o, device)
+    device = torch.device(device)
+    told_every = 1 if device.type == "cpu" else 10  # each look at a loss waits for the device
     torch.manual_seed(o.seed)
-    model = _begun(finisher, o.grain).requires_grad_(True)  # loaded weights do not ask for it
+    # loaded weights do not ask for it
+    model = _begun(finisher, o).to(device).requires_grad_(True)
     averaged = {k: v.clone().float() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW(model.parameters(), lr=o.learning_rate, betas=(0.9, 0.98),
                                   weight_decay=0.01)
@@ -244,17 +292,25 @@ def train_finisher(
     first = load_state(state_file, model, optimizer, averaged) if state_file.is_file() else 0
     began = time.monotonic()
     for step in range(first, o.steps):
+        steps = o.steps
+        if o.minutes > 0:  # as many as there will be time for, as it seems now
+            share = (time.monotonic() - began) / (60.0 * o.minutes)
+            steps = min(steps, max(step + 1, round((step - first) / max(share, 1e-6)) + first))
+            if step - first < 2 * told_every:
+                steps = o.steps
         for group in optimizer.param_groups:
-            group["lr"] = o.learning_rate * rate_at(step, o.steps, o.warm_up)
+            group["lr"] = o.learning_rate * rate_at(step, steps, o.warm_up)
         batch = sampler.batch(step)
         noise = _noise(model, batch.known, o.seed + step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=o.bfloat16):
-            made = model(batch.decoded, batch.filled, batch.known, batch.seen, noise)
-        losses = finisher_losses(made, batch, o)
+        with torch.autocast(device.type, torch.bfloat16, enabled=o.bfloat16):
+            made, told = model.finish(batch.decoded, batch.filled, batch.known, batch.seen, noise)
+        losses = finisher_losses(made, batch, o, told)
         if seen_by is not None:
             losses["features"] = seen_by(made, batch)
             losses["total"] = losses["total"] + o.feature_weight * losses["features"]
-        if not bool(losses["total"].isfinite()):
+        last = step + 1 == steps
+        looked = step % told_every == 0 or last
+        if looked and not bool(losses["total"].isfinite()):
             raise FloatingPointError(
                 f"finisher training: the loss is not finite at step {step}; {state_file} holds "
                 "the last good state, start again from it with a lower learning_rate")
@@ -265,24 +321,31 @@ def train_finisher(
         decay = min(o.ema, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             averaged[name].lerp_(value.float(), 1 - decay)
-        if on_step is not None:
+        if on_step is not None and looked:
             said = {name: float(value.detach()) for name, value in losses.items()}
             on_step(step, {**said, "seconds": time.monotonic() - began})
-        if (step + 1) % save_every == 0 or step + 1 == o.steps:
+        if (step + 1) % save_every == 0 or last:
             save_state(state_file, step + 1, model, optimizer, averaged)
-    model.load_state_dict(averaged)
+        if last:
+            break
+    model.cpu().load_state_dict(averaged)
     model.use_channels_last()
     save_finisher(model, folder / FINISHER_FILE)
     return model.eval()
 
 
-def _begun(start: Finisher | None, grain: bool) -> Finisher:
-    """A finisher to train: new, or from `start`, which may get grain."""
-    if start is None or start.config.grain == grain:
-        return start or Finisher(FinisherConfig(grain=grain))
-    if not grain:
-        raise ValueError("the finisher to begin with has grain: begin with another, or keep it")
-    model = Finisher(replace(start.config, grain=True))
+def _begun(start: Finisher | None, options: FinisherTraining) -> Finisher:
+    """A finisher to train: new, or from `start`, which may get grain, hints or strength."""
+    asked = {name: getattr(options, name) for name in ("grain", "hints", "strength")}
+    if start is None:
+        return Finisher(FinisherConfig(**asked))
+    for name, wanted in asked.items():
+        if getattr(start.config, name) and not wanted:
+            raise ValueError(f"the finisher to begin with has {name}: begin with another, or "
+                             "keep it")
+    if all(getattr(start.config, name) == wanted for name, wanted in asked.items()):
+        return start
+    model = Finisher(replace(start.config, **asked))
     model.load_state_dict(start.state_dict(), strict=False)
     return model
 
@@ -291,7 +354,8 @@ def _noise(model: Finisher, like: Tensor, seed: int) -> Tensor | None:
     """The noise `[B, 1, H, W]` of a step for a finisher with grain, else None."""
     if not model.config.grain:
         return None
-    return torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed))
+    return noise.to(like.device)
 
 
 @torch.no_grad()
@@ -312,9 +376,8 @@ def finisher_figures(finisher: Finisher, clips: Sequence[Clip], imagined: Mappin
         filled, truth = (tensor([p[t] for t in frames]) for p in (clip.render, clip.truth))
         decoded = tensor([made[t] for t in frames])
         seen = tensor([clip.source[-1]]).expand_as(filled)
-        known = torch.from_numpy(
-            np.stack([clip.known[t] for t in frames])[:, None].astype(np.float32) * 2 - 1)
-        hole = (1 - known) / 2
+        known = torch.from_numpy(clip.told[list(frames), None].astype(np.float32))
+        hole = (known < 0.5).float()
         if float(hole.sum()) == 0:
             continue
         height, width = known.shape[-2:]

@@ -45,7 +45,7 @@ def imagine_clips(clips: Iterator[Clip], model: CausalTransformer, codec: VideoC
     waiting: list[tuple[int, LatentClip]] = []
 
     def flush() -> None:
-        for index, pictures in zip((i for i, _ in waiting), _roll(
+        for index, pictures in zip((i for i, _ in waiting), roll_out(
                 [latent for _, latent in waiting], model, codec, seed), strict=True):
             data = compress(pictures, quality)
             tensors[f"{index:06d}"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -70,9 +70,12 @@ def imagine_clips(clips: Iterator[Clip], model: CausalTransformer, codec: VideoC
 
 
 @torch.no_grad()
-def _roll(latents: list[LatentClip], model: CausalTransformer, codec: VideoCodec, seed: int
+def roll_out(latents: list[LatentClip], model: CausalTransformer, codec: VideoCodec, seed: int
           ) -> list[Image]:
-    """Pictures uint8 [T, H, W, 3] of each clip."""
+    """What a model makes of clips of one shape: pictures uint8 [T, H, W, 3] of each.
+
+    model: prepared for inference, with the codec's device and number format.
+    """
     config = model.config
     steps = _step_count(config)
     batch = joined(latents)
@@ -83,7 +86,8 @@ def _roll(latents: list[LatentClip], model: CausalTransformer, codec: VideoCodec
     pictures = []
     for clip in made:
         frames = codec.decode(clip[None])[0].float().clamp(-1, 1).add(1).mul(127.5).round()
-        pictures.append(np.ascontiguousarray(frames.to(torch.uint8).permute(0, 2, 3, 1).numpy()))
+        pictures.append(np.ascontiguousarray(
+            frames.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()))
     return pictures
 
 

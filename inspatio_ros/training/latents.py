@@ -42,40 +42,56 @@ class LatentClip:
 
 
 @torch.no_grad()
-def encode_clip(clip: Clip, codec: VideoCodec, config: ModelConfig) -> LatentClip:
-    """The clip as the engine would show it to the model; ClipError when it is too short.
+def encode_clips(clips: Sequence[Clip], codec: VideoCodec, config: ModelConfig
+                 ) -> list[LatentClip]:
+    """Clips of one task and length as the engine would show them to the model, on the codec's
+    device; ClipError when they are too short.
 
     What is left over after whole blocks is not used.
     """
-    blocks = (clip.frames - config.first_block_frames) // config.block_frames + 1
-    if clip.frames < config.first_block_frames:
-        raise ClipError(f"a clip of {clip.frames} frames is shorter than a block of "
+    first = clips[0]
+    blocks = (first.frames - config.first_block_frames) // config.block_frames + 1
+    if first.frames < config.first_block_frames:
+        raise ClipError(f"a clip of {first.frames} frames is shorter than a block of "
                         f"{config.first_block_frames}")
     frames = config.first_block_frames + (blocks - 1) * config.block_frames
 
-    def encoded(pictures: Sequence[Any]) -> Tensor:
-        latents = codec.encode(frames_from_uint8(pictures, codec.device))
-        return latents[0].float()
+    def encoded(pictures: Sequence[Sequence[Any]]) -> Tensor:
+        batch = torch.cat([frames_from_uint8(part, codec.device) for part in pictures])
+        return codec.encode(batch).float()
 
-    target = in_blocks(encoded(list(clip.truth[:frames])), blocks)
-    parts = {"target": target}
-    if clip.render is not None and clip.known is not None and clip.source is not None:
-        parts["render"] = in_blocks(encoded(list(clip.render[:frames])), blocks)
-        seen = list(clip.source[-config.first_block_frames:])
-        seen = [seen[0]] * (config.first_block_frames - len(seen)) + seen
-        source = encoded(seen)[:config.frames_per_block]
-        parts["source"] = source.expand(blocks, *source.shape).clone()
-        known = torch.from_numpy(clip.known[:frames].astype(np.float32) * 2 - 1)[None]
-        mask = pack_mask(known, config, first=True)[0]
+    parts = {"target": in_blocks(encoded([list(clip.truth[:frames]) for clip in clips]), blocks)}
+    renders = [list(clip.render[:frames]) for clip in clips if clip.render is not None]
+    known = [clip.known[:frames] for clip in clips if clip.known is not None]
+    if renders and len(known) == len(clips):
+        parts["render"] = in_blocks(encoded(renders), blocks)
+        source = encoded([_last_seen(clip, config.first_block_frames) for clip in clips])
+        source = source[:, None, :config.frames_per_block]
+        parts["source"] = source.expand(-1, blocks, *source.shape[2:]).clone()
+        plane = torch.from_numpy(np.stack(known).astype(np.float32) * 2 - 1)
+        mask = pack_mask(plane, config, first=True).to(codec.device)
         parts["mask"] = in_blocks(mask, blocks)
-        hole = 0.5 - 0.5 * mask.mean(dim=1, keepdim=True)
+        hole = 0.5 - 0.5 * mask.mean(dim=2, keepdim=True)
         parts["weight"] = in_blocks(KNOWN_WEIGHT + (1 - KNOWN_WEIGHT) * hole, blocks)
-    return LatentClip(clip.info, parts)
+    return [LatentClip(clip.info, {name: part[k] for name, part in parts.items()})
+            for k, clip in enumerate(clips)]
+
+
+def _last_seen(clip: Clip, count: int) -> list[Any]:
+    """The last `count` pictures of the source, the first repeated where there are fewer."""
+    assert clip.source is not None
+    seen = list(clip.source[-count:])
+    return [seen[0]] * (count - len(seen)) + seen
+
+
+def encode_clip(clip: Clip, codec: VideoCodec, config: ModelConfig) -> LatentClip:
+    """One clip of `encode_clips`."""
+    return encode_clips([clip], codec, config)[0]
 
 
 def in_blocks(latents: Tensor, blocks: int) -> Tensor:
-    """Latents `[N F, ...]` as `[N, F, ...]`."""
-    return latents.reshape(blocks, -1, *latents.shape[1:])
+    """Latents `[B, N F, ...]` as `[B, N, F, ...]`."""
+    return latents.reshape(len(latents), blocks, -1, *latents.shape[2:])
 
 
 def flipped(clip: Clip) -> Clip:
@@ -84,7 +100,7 @@ def flipped(clip: Clip) -> Clip:
         return None if part is None else np.ascontiguousarray(part[:, :, ::-1])
 
     return Clip(clip.info, turn(clip.truth), turn(clip.render), turn(clip.known),
-                turn(clip.source))
+                turn(clip.source), turn(clip.hinted))
 
 
 def encode_folder(folder: Path, codec_folder: Path, out: Path, config: ModelConfig | None = None,

@@ -35,6 +35,8 @@ class TrainingOptions:
                            "that leads from the noise to the render (conditioned models)")
     # the loop
     steps: int = _option(10000, "optimiser steps in all")
+    minutes: float = _option(0.0, "the run ends by then, its learning rate fallen, if not by "
+                             "steps before; 0: by steps alone")
     seed: int = _option(0, "every random number follows from it and the step")
     accumulate: int = _option(1, "batches for one optimiser step")
     block_batch: int = _option(0, "blocks in one forward pass; 0: all of a batch")
@@ -89,7 +91,7 @@ class TrainingOptions:
                      "validation_batches"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("block_batch", "warm_up", "validate_every", "checkpoint_every", "seed",
-                     "average_start", "checkpoint_minutes", "weight_decay", "shift",
+                     "average_start", "checkpoint_minutes", "weight_decay", "shift", "minutes",
                      "control_weight", "control_residual"):
             self._check(name, getattr(self, name) >= 0, "zero or more")
         for name in ("learning_rate", "critic_rate", "clip"):
@@ -129,16 +131,18 @@ class TrainingOptions:
 
     def differences(self, other: TrainingOptions) -> list[str]:
         """Names of options that change the course of a run and differ; cadences do not count."""
-        free = {"steps", "log_every", "validate_every", "validation_batches", "checkpoint_every",
-                "checkpoint_minutes", "keep"}
+        free = {"steps", "minutes", "log_every", "validate_every", "validation_batches",
+                "checkpoint_every", "checkpoint_minutes", "keep"}
         return [item.name for item in fields(self) if item.name not in free
                 and getattr(self, item.name) != getattr(other, item.name)]
 
     # --- schedules -----------------------------------------------------------------------------
 
-    def rate(self, step: int) -> float:
-        """Share of the learning rate at a step: linear warm-up, then a cosine."""
+    def rate(self, step: int, steps: int | None = None) -> float:
+        """Share of the learning rate at a step: linear warm-up, then a cosine that ends at
+        `steps`, by default all."""
         if step < self.warm_up:
             return (step + 1) / self.warm_up
-        way = min(1.0, (step - self.warm_up) / max(1, self.steps - self.warm_up))
+        last = self.steps if steps is None else steps
+        way = min(1.0, (step - self.warm_up) / max(1, last - self.warm_up))
         return self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * way))

@@ -21,7 +21,11 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.imagination.filler import GeometricFiller
-from inspatio_ros.imagination.generator import resized_guide, resized_picture
+from inspatio_ros.imagination.generator import (
+    hinted_pixels,
+    resized_guide,
+    resized_picture,
+)
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation
@@ -82,11 +86,12 @@ class ClipMaker:
         shown = FaultyMemory(memory, faults, rng)
         frames = [f for block in self._engine.imagine(request, shown) for f in block.frames]
         size = (self.size.width, self.size.height)
-        known = [resized_guide(frame.guide, size)[1] for frame in frames]
+        known = np.stack([resized_guide(frame.guide, size)[1] for frame in frames])
+        hinted = np.stack([hinted_pixels(frame.guide, size) for frame in frames])
         return Clip(info, np.stack([resized_picture(t, size) for t in truth]),
                     np.stack([resized_picture(f.image, size) for f in frames]),
-                    np.stack(known),
-                    np.stack([resized_picture(o.image, size) for o in shown_seen]))
+                    known, np.stack([resized_picture(o.image, size) for o in shown_seen]),
+                    hinted & ~known)
 
 
 # --- worlds -------------------------------------------------------------------------------------

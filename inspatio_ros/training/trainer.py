@@ -96,6 +96,7 @@ class Trainer:
         self.codec = None if codec is None else codec.to(process.device).eval()
         self.step = 0
         self._saved_at = time.monotonic()
+        self._steps = options.steps
         self._board: Any = None
         if process.first:
             self.folder.begin(options, self.config)
@@ -133,7 +134,14 @@ class Trainer:
         last = self.options.steps if until is None else until
         figures: dict[str, float] = {}
         began, seen = time.monotonic(), 0
+        first, start = self.step, began
         while self.step < last:
+            if self.options.minutes > 0 and self.step > first:
+                share = (time.monotonic() - start) / (60.0 * self.options.minutes)
+                if self.process.agreed(share >= 1.0):
+                    break
+                # as many as there will be time for, as it seems now
+                self._steps = min(last, first + round((self.step - first) / share))
             figures, clips = self._update(self.step)
             seen += clips
             self.step += 1
@@ -174,7 +182,7 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), self.options.clip)
             figures[f"{name}/gradient_norm"] = float(whole(norm))
             self._check_finite(step, name, batch, figures)
-            rate = self.objective.rates[name] * self.options.rate(step)
+            rate = self.objective.rates[name] * self.options.rate(step, self._steps)
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.step()

@@ -171,7 +171,8 @@ class PairMaker:
         extra = (views, *map(torch.from_numpy, (poses, points[0], points[1], valid,
                                                 np.stack(rays))))
         return PairedClip(clip.info, {**parts, **{
-            name: in_blocks(part, blocks) for name, part in zip(PAIR_PARTS, extra, strict=True)}})
+            name: in_blocks(part[None], blocks)[0]
+            for name, part in zip(PAIR_PARTS, extra, strict=True)}})
 
 
 def _frame_numbers(config: ModelConfig, blocks: int) -> list[int]:

@@ -61,6 +61,16 @@ def test_an_interrupted_run_equals_an_undisturbed_one(tmp_path: Path, precision:
     assert len(losses("whole")) == 6
 
 
+def test_minutes_end_a_run_with_its_rate_fallen(tmp_path: Path) -> None:
+    options = replace(OPTIONS, steps=10**6, minutes=0.03, warm_up=1)
+    run = trainer(tmp_path, options=options)
+    run.train()
+    assert 1 <= run.step < 10**6
+    rates = [line["model/rate"] for line in run_folder.RunFolder(tmp_path).metrics()
+             if line["kind"] == "train"]
+    assert rates[-1] < 0.5 * max(rates)
+
+
 def test_tensorboard_gets_the_same_figures(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

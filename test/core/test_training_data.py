@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ from inspatio_ros.training.codec_trainer import (
     gradient_difference,
     train_codec,
 )
-from inspatio_ros.training.latents import encode_clip, encode_folder, open_latents
+from inspatio_ros.training.latents import encode_clip, encode_clips, encode_folder, open_latents
 from inspatio_ros.training.saving import save_tensors
 from inspatio_ros.training.sources import (
     HELD_OUT_SEED,
@@ -98,6 +99,25 @@ def test_a_shard_gives_back_what_was_packed(tmp_path: Path) -> None:
         assert np.abs(part.astype(int) - original).mean() < 3
     assert shard.clip(1).render is None
     assert [c.info.domain for c in read_clips(tmp_path)] == ["waves", "plain"]
+
+
+def test_hints_are_kept_where_there_are_any(tmp_path: Path) -> None:
+    plain = made_clip()
+    assert plain.known is not None
+    hinted = ~plain.known
+    hinted[:, :8] = False
+    write_shard(tmp_path / f"a{SUFFIX}", [replace(plain, hinted=hinted), plain])
+    first, second = read_clips(tmp_path)
+    assert first.hinted is not None
+    np.testing.assert_array_equal(first.hinted, hinted)
+    assert second.hinted is None
+    told = np.where(plain.known, 1, np.where(hinted, 0, -1))
+    np.testing.assert_array_equal(first.told, told)
+    np.testing.assert_array_equal(second.told, np.where(plain.known, 1, -1))
+    with pytest.raises(ClipError, match="no guide"):
+        _ = Clip(ClipInfo("t2v", "a", "a", "MIT", False), plain.truth).told
+    with pytest.raises(ClipError, match="hinted"):
+        replace(plain, hinted=hinted[:3])
 
 
 def test_lossless_where_asked(tmp_path: Path) -> None:
@@ -328,6 +348,18 @@ def test_latents_of_a_clip_fit_the_model() -> None:
     assert torch.equal(latent.parts["source"][0], latent.parts["source"][1])
     with pytest.raises(ClipError, match="shorter than a block"):
         encode_clip(made_clip(frames=8), codec, TINY)
+
+
+def test_clips_are_encoded_together_as_alone() -> None:
+    torch.manual_seed(0)
+    codec = SmallCodec().eval()
+    clips = [world_clip(ClipMaker(ClipSize(TINY.width, TINY.height, 12)), "clutter", seed)
+             for seed in (1, 2)]
+    for clip, latent in zip(clips, encode_clips(clips, codec, TINY), strict=True):
+        alone = encode_clip(clip, codec, TINY)
+        assert alone.info == latent.info
+        for name, part in alone.parts.items():
+            torch.testing.assert_close(latent.parts[name], part, rtol=1e-4, atol=1e-4)
 
 
 def test_encoded_folders_become_batches_by_step_alone(tmp_path: Path) -> None:
