@@ -96,7 +96,7 @@ def work(args: argparse.Namespace, number: int) -> None:
     """Render clips into the spool until told to stop: this worker's seeds, domain by domain."""
     import cv2
 
-    from inspatio_ros.cli.data import _photographs
+    from inspatio_ros.cli.data import read_photographs
     from inspatio_ros.training.sources import (
         ClipMaker,
         ClipSize,
@@ -108,7 +108,7 @@ def work(args: argparse.Namespace, number: int) -> None:
     cv2.setNumThreads(1)
     size = ClipSize(224, 128, 24)
     maker = ClipMaker(size)
-    photographs = [] if args.photographs is None else _photographs(args.photographs)
+    photographs = [] if args.photographs is None else read_photographs(args.photographs)
     domains = [d for d in DOMAINS if photographs or d not in ("photographs", "pictures")]
     licence = "GPL-2.0-or-later and CC-BY-SA-4.0 (Debian packages)"
     seed = FIRST_SEED + number
@@ -179,11 +179,15 @@ class GrowingLatents:
         self._arrivals = Arrivals(args)
         self._queue: list[tuple[str, Clip]] = []
         self.latents: dict[str, list[Any]] = {}  # a clip's own, and its mirror image's
-        self.batch_size = 1
+        self._batch_size = 1
         self._data: Any = None
         for named in self._arrivals.begun():
             self._take([named])
         self._flush(everything=True)
+
+    def begin(self, batch_size: int) -> None:
+        """Give batches of this many clips from now on."""
+        self._batch_size, self._data = batch_size, None
 
     def _take(self, clips: list[tuple[str, Clip]]) -> None:
         self._queue += clips
@@ -217,7 +221,7 @@ class GrowingLatents:
             self._take(new)
         if self._data is None:
             self._data = LatentData([one for both in self.latents.values() for one in both],
-                                    self.batch_size, 0)
+                                    self._batch_size, 0)
         return self._data.batch(step, rank, world_size)
 
     def validation(self) -> Iterator[Any]:
@@ -260,7 +264,7 @@ def transform(args: argparse.Namespace) -> Path:
         left = begun + 60.0 * args.minutes * share - time.time()
         o = TrainingOptions(steps=10**6, minutes=max(left, 1.0) / 60.0, validate_every=0,
                             checkpoint_every=0, checkpoint_minutes=0.0, log_every=100, **options)
-        source.batch_size, source._data = BATCHES[name], None
+        source.begin(BATCHES[name])
         teachers = {"v2v": teacher, "t2v": teacher} if name == "jdmd" else None
         here = Process(device=device)
         trainer = Trainer(args.work / name, make_stage(config, o, here, start=start,

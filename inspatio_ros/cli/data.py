@@ -197,7 +197,7 @@ def _clips(args: argparse.Namespace) -> Iterator[Clip]:
         raise ClipError(f"--licence: say under what licence {', '.join(args.source)} may be used")
     if args.kind in ("photographs", "pictures"):
         photographs = [photograph for source in args.source
-                       for photograph in _photographs(Path(source))]
+                       for photograph in read_photographs(Path(source))]
         maker = ClipMaker(size)
         for seed in _seeds(args.seeds):
             if args.kind == "pictures":
@@ -226,7 +226,11 @@ def _recorded(args: argparse.Namespace, path: Path, size: ClipSize) -> Iterator[
                                stride=args.stride, held_out=args.held_out)
 
 
-def _photographs(path: Path) -> list[npt.NDArray[np.uint8]]:
+def read_photographs(path: Path) -> list[npt.NDArray[np.uint8]]:
+    """The photographs of a folder or the one file, uint8 RGB, cut and brought to a size at most.
+
+    Smaller ones than 300 pixels a side are left out. Raises ClipError when none is left.
+    """
     files = [path] if path.is_file() else sorted(
         p for p in path.rglob("*") if p.suffix.lower() in PICTURES)
     found = []

@@ -11,6 +11,7 @@ trained for something else finds in the pictures (Johnson et al. 2016, Zhang et 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ Image = npt.NDArray[np.uint8]
 # Grey levels of [-1, 1] added to strengths of gradients before their logarithm: what 8 bits hide.
 _STRENGTH_FLOOR = 0.006
 _OCTAVES = 3
+_SHORT = 3.0  # octaves told too little that count, lest a single place rules a step
 _WINDOW = 8  # pixels of each octave over which strengths are averaged
 
 
@@ -46,7 +48,7 @@ class FinisherTraining:
     gradient_weight, strength_weight, feature_weight: of the losses beside the squared error.
     blind_share: samples whose decoded picture is withheld. grey_share: samples in grey. grain,
     hints, strength: what a new finisher takes and says, see FinisherConfig; told_weight: of the
-    error of the strength it says, in octaves. minutes: the learning rate falls and training ends
+    loss of the strength it says. minutes: the learning rate falls and training ends
     by then, if not by `steps` before; 0: by steps alone. ema: of the weights kept.
     """
 
@@ -62,7 +64,7 @@ class FinisherTraining:
     grain: bool = False
     hints: bool = False
     strength: bool = False
-    told_weight: float = 0.01
+    told_weight: float = 0.003
     minutes: float = 0.0
     blind_share: float = 0.1
     grey_share: float = 0.2
@@ -186,8 +188,11 @@ def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTrainin
         losses["total"] = losses["total"] + options.strength_weight * losses["strength"]
     if told is not None:
         wanted, counts = detail_strength(batch.truth, hole)
-        off = (told - wanted).abs().mean(dim=1, keepdim=True)
-        losses["told"] = (off * counts).sum() / counts.sum().clamp_min(1)
+        # Its negative log-likelihood as of a normal distribution with the strength told, less the
+        # least there can be: at its least the mean square is right, not that of the logarithm.
+        short = (wanted - told).clamp_max(_SHORT)
+        excess = 0.5 * (torch.exp2(2.0 * short) - 1.0) - math.log(2.0) * short
+        losses["told"] = (excess * counts).mean() * counts.numel() / counts.sum().clamp_min(1)
         losses["total"] = losses["total"] + options.told_weight * losses["told"]
     return losses
 
