@@ -41,9 +41,10 @@ _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen to full detail
 _MOST_CELLS = 4000  # all are compared with all: 64 MB
 _AROUND = 1  # cells around one that are compared with it
-# Share of the strength that was told. What is not known costs the square of it.
-_SHARE = 0.4
-_GAINS = 0.0, 2.5  # of detail, at least and at most
+# Shares of the strength that was told, of the finer and the coarser band: what is not known costs
+# the square of them.
+_SHARES = 0.6, 0.35
+_GAIN = 3.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_STRENGTH = 13  # pixels of the guess around one over which strength is measured
 _MIDDLE = 128  # grey value that stands for no detail
@@ -93,9 +94,9 @@ class Exemplar:
 
         Calls follow the way. depth [h, w], any size of the same aspect: m, by which what was
         shown is followed from the frame before; NaN where it is not known. world_from_camera
-        [4, 4]: where the picture is seen from. strength [h, w], of the guess: how strong detail
-        should be, log2 of grey values (model.finisher.detail_strength, its bands together); None:
-        as strong as the example's. Raises ValueError for another size.
+        [4, 4]: where the picture is seen from. strength [h, w, 2], of the guess: how strong detail
+        should be, log2 of grey values in two bands (model.finisher.detail_strength); None: as
+        strong as the example's. Raises ValueError for another size.
         """
         camera = self._camera
         if picture.shape[:2] != (camera.height, camera.width) or (
@@ -119,8 +120,7 @@ class Exemplar:
         if strength is None:
             detailed = cv2.addWeighted(coarse, 1.0, shown, 1.0, -_MIDDLE)
         else:
-            detail = shown.astype(np.float32) - _MIDDLE
-            detail *= _gain(detail, empty, strength)[..., None]
+            detail = _as_strong(shown.astype(np.float32) - _MIDDLE, empty, strength)
             detailed = np.asarray(np.rint(coarse + detail).clip(0, 255), np.uint8)
         # Next to what was seen the guess is good, and of thin cracks there is nothing else.
         inside = cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3)
@@ -177,17 +177,24 @@ class Exemplar:
         return np.ascontiguousarray(np.column_stack([colors, rows]))
 
 
-def _gain(detail: Float, empty: Mask, strength: Float) -> Float:
-    """What detail [H, W, 3] is multiplied by, place by place, to be as strong as was told.
+def _as_strong(detail: Float, empty: Mask, strength: Float) -> Float:
+    """Detail [H, W, 3] made as strong as was told, band by band and place by place.
 
-    strength [h, w]: log2 of grey values, at the size at which both are compared.
+    strength [h, w, 2]: log2 of grey values, at the size at which both are compared: what a blur of
+    one pixel takes away there, and the rest.
     """
-    size = strength.shape[1], strength.shape[0]
-    grey = cv2.resize(detail.mean(axis=2), size, interpolation=cv2.INTER_AREA)
+    size, whole = (strength.shape[1], strength.shape[0]), (detail.shape[1], detail.shape[0])
+    sigma = whole[0] / size[0]
+    coarse = cv2.GaussianBlur(detail, (0, 0), sigma)
     share = cv2.resize(empty.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     around = (_AROUND_STRENGTH, _AROUND_STRENGTH)
-    power = cv2.blur(np.square(grey) * share, around) / np.maximum(cv2.blur(share, around), 1e-3)
-    gain = _SHARE * np.exp2(strength) / np.sqrt(power + _FAINT**2)
-    wide = cv2.resize(np.clip(gain, *_GAINS).astype(np.float32),
-                      (detail.shape[1], detail.shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(wide, np.float32)
+    counted = np.maximum(cv2.blur(share, around), 1e-3)
+    made = np.zeros_like(detail)
+    for band, (part, kept) in enumerate(zip((detail - coarse, coarse), _SHARES, strict=True)):
+        grey = cv2.resize(part.mean(axis=2), size, interpolation=cv2.INTER_AREA)
+        power = cv2.blur(np.square(grey) * share, around) / counted
+        gain = kept * np.exp2(strength[..., band]) / np.sqrt(power + _FAINT**2)
+        wide = cv2.resize(np.minimum(gain, _GAIN).astype(np.float32), whole,
+                          interpolation=cv2.INTER_LINEAR)
+        made += part * wide[..., None]
+    return made

@@ -41,7 +41,7 @@ from inspatio_ros.model.codec import (
     frames_from_uint8,
 )
 from inspatio_ros.model.config import ModelConfig, ModelError
-from inspatio_ros.model.finisher import Finisher, together
+from inspatio_ros.model.finisher import Finisher
 from inspatio_ros.model.stereo import RetrievedViews
 from inspatio_ros.model.text_encoder import TextSource
 from inspatio_ros.sensing.observation import Observation, Provenance
@@ -201,8 +201,8 @@ class _Lane:
     def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
         """A block's pictures at size (width, height).
 
-        made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones, with a
-        fourth channel the strength of detail (log2 of grey values).
+        made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones, and in
+        further channels the strength of detail (log2 of grey values).
         """
         if made.dtype == np.uint8:
             return [resized_picture(image, size) for image in made]
@@ -218,7 +218,7 @@ class _Lane:
             added = cv2.resize(steady[..., :3], size, interpolation=cv2.INTER_LINEAR)
             whole = np.asarray(np.rint(filled + added).clip(0, 255), dtype=np.uint8)
             if self.exemplar is not None:
-                strength = steady[..., 3] if steady.shape[2] > 3 else None
+                strength = steady[..., 3:] if steady.shape[2] > 3 else None
                 whole = self.exemplar.add(whole, ~known, depth, pose, strength)
             pictures.append(whole)
         return pictures
@@ -373,8 +373,8 @@ class GeneratorSession:
         """Pictures uint8 [T, H, W, 3] on their way to the host.
 
         With a finisher what it changes in the lane's filled pictures instead, float32: these may
-        be larger than the model's own, and keep their detail. Its fourth channel is the strength
-        of detail, of a finisher that tells it.
+        be larger than the model's own, and keep their detail. In further channels the strength of
+        detail, of a finisher that tells it.
         """
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
@@ -387,7 +387,7 @@ class GeneratorSession:
             change = torch.lerp(change.mean(dim=1, keepdim=True), change, self._colorfulness)
             scaled = change.mul(127.5).to(torch.float32)
             if told is not None:
-                strength = F.interpolate(together(told), size=scaled.shape[-2:], mode="bilinear")
+                strength = F.interpolate(told, size=scaled.shape[-2:], mode="bilinear")
                 scaled = torch.cat([scaled, strength.to(torch.float32)], dim=1)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)

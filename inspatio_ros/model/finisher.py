@@ -173,11 +173,6 @@ def detail_strength(pictures: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     return 0.5 * torch.log2(power + STRENGTH_FLOOR**2), share >= 0.5
 
 
-def together(strength: Tensor) -> Tensor:
-    """Strength `[T, 1, H, W]` of all bands `[T, STRENGTH_BANDS, H, W]` together, log2 as they."""
-    return 0.5 * torch.log2(torch.exp2(2.0 * strength).sum(dim=1, keepdim=True))
-
-
 def _blurred(x: Tensor, sigma: float) -> Tensor:
     """A Gaussian blur of one-channel pictures `[T, 1, H, W]`."""
     reach = math.ceil(3.0 * sigma)

@@ -14,7 +14,7 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
-from inspatio_ros.imagination.exemplar import _SHARE, Exemplar
+from inspatio_ros.imagination.exemplar import _SHARES, Exemplar
 from inspatio_ros.imagination.generator import GeneratorBackend
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
@@ -84,14 +84,15 @@ def test_detail_is_as_strong_as_was_told() -> None:
     example = rough(240, 416, 60.0)
     empty = hole(slice(40, 200), slice(60, 380))
     guess = np.full((240, 416, 3), 128, np.uint8)
-    told = np.full((120, 208), 4.0, np.float32)
+    told = np.full((120, 208, 2), (4.0, 3.0), np.float32)
     told[:, 104:] = 0.0
     made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE, told)
     np.testing.assert_array_equal(made[~empty], guess[~empty])
     small = cv2.resize(made.mean(axis=2), (208, 120), interpolation=cv2.INTER_AREA)
-    strong, weak = small[30:90, 40:90].std(), small[30:90, 120:180].std()
-    assert abs(strong - _SHARE * 16.0) < 0.3 * _SHARE * 16.0
-    assert weak < 1.0
+    fine = small - cv2.GaussianBlur(small, (0, 0), 1.0)
+    wanted = _SHARES[0] * 16.0
+    assert abs(fine[30:90, 40:90].std() - wanted) < 0.3 * wanted
+    assert small[30:90, 120:180].std() < 1.5
 
 
 def test_it_stands_still_in_the_world() -> None:

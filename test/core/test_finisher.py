@@ -27,7 +27,6 @@ from inspatio_ros.model.finisher import (
     Finisher,
     FinisherConfig,
     detail_strength,
-    together,
 )
 from inspatio_ros.model.presets import preset
 from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
@@ -189,9 +188,6 @@ def test_strength_of_detail_is_measured_where_it_counts() -> None:
     assert abs(2.0 ** float(strength[0, 0, 4, 8]) - 20.0) < 1.0
     assert 2.0 ** float(strength[0, 1, 4, 8]) < 1.0
     assert float(strength[0, 0, 4, 2]) == pytest.approx(-1.0, abs=1e-3)
-    both = together(strength)
-    assert both.shape == (1, 1, 8, 12)
-    assert float(both[0, 0, 4, 8]) >= float(strength[0, 0, 4, 8])
 
 
 def test_it_learns_how_strong_detail_is(tmp_path: Path) -> None:
@@ -231,9 +227,9 @@ def test_clips_come_and_are_imagined_anew_while_it_learns() -> None:
     sampler.add(0, clips[0], np.full_like(clips[0].truth, 7))
     assert not torch.equal(sampler.batch(0).decoded, before.decoded)
     sampler.add(1, clips[1])
-    together_ = FrameSampler(clips, {0: np.full_like(clips[0].truth, 7)}, options)
+    at_once = FrameSampler(clips, {0: np.full_like(clips[0].truth, 7)}, options)
     for name in ("decoded", "filled", "known", "seen", "truth"):
-        assert torch.equal(getattr(sampler.batch(3), name), getattr(together_.batch(3), name))
+        assert torch.equal(getattr(sampler.batch(3), name), getattr(at_once.batch(3), name))
 
 
 def test_the_sampler_tells_hints() -> None:
