@@ -35,7 +35,7 @@ _STRONGEST = 36.0
 _LEVEL = 25.0
 # A neighbour's place is good enough up to so many times the best cost, and squared grey values.
 _SLACK, _FLOOR = 1.5, 60.0
-_MOST = 200.0  # squared grey values: what differs more is not alike
+_MOST = 400.0  # squared grey values: what differs more is not alike
 _WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen to full detail
@@ -43,10 +43,10 @@ _MOST_CELLS = 4000  # all are compared with all: 64 MB
 _AROUND = 1  # cells around one that are compared with it
 # Shares of the strength that was told, of the finer and the coarser band: what is not known costs
 # the square of them.
-_SHARES = 0.6, 0.35
+_SHARES = 0.35, 0.8
 _GAIN = 3.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
-_AROUND_STRENGTH = 13  # pixels of the guess around one over which strength is measured
+_AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured
 _MIDDLE = 128  # grey value that stands for no detail
 
 
