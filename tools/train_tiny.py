@@ -56,12 +56,12 @@ OFFICE = ["--licence", "MIT", "--domain", "office", "--limit", "200", "--stride"
 # Teacher, distillation and finisher learn from clips that the student has not seen, and so does
 # not know by heart.
 FINISHER_SHARDS: dict[str, list[str]] = {
-    "clutter": ["world", "clutter", "--seeds", "300:1000"],
-    "room": ["world", "room", "--seeds", "100:950"],
-    "street": ["world", "street", "--seeds", "200:900"],
+    "clutter": ["world", "clutter", "--seeds", "300:1260"],
+    "room": ["world", "room", "--seeds", "100:1160"],
+    "street": ["world", "street", "--seeds", "200:1160"],
     "held": SHARDS["held"],
 }
-FINISHER_PHOTOGRAPH_SHARDS = {"photographs": ["photographs", "--seeds", "300:1000"]}
+FINISHER_PHOTOGRAPH_SHARDS = {"photographs": ["photographs", "--seeds", "300:1200"]}
 FINISHER_OFFICE = [*OFFICE[:-1], "2"]
 
 CODEC = ["--steps", "2200", "--batch", "16", "--crop", "64", "--groups", "2",
@@ -71,8 +71,8 @@ STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--ste
            "--listed-steps", "0.35", "--loss", "clean", "--predicted-history", "0.2",
            "--average", "0.998", "--compile"]
 STEPS = (1000, 250)  # denoising steps of the model that ships
-FINISHER = ["--batch", "24", "--steps", "15000", "--learning-rate", "8e-4",
-            "--absolute-weight", "0.1", "--gradient-weight", "0.1"]
+FINISHER = ["--batch", "24", "--steps", "19000", "--learning-rate", "8e-4",
+            "--absolute-weight", "0.1", "--gradient-weight", "0.1", "--hints", "--strength"]
 TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "300", "--learning-rate", "3e-4",
            "--warm-up", "30", "--average", "0.98", "--compile"]
 DISTILLED = ["--stage", "jdmd", "--batch-size", "2", "--steps", "400", "--learning-rate", "2e-5",

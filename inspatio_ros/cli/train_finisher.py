@@ -23,6 +23,7 @@ def add_finisher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=Path, metavar="FILE",
                         help="EfficientNet-Lite0's weights, for --feature-weight")
     parser.add_argument("--start", type=Path, metavar="FILE", help="a finisher to begin with")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     for item in fields(FinisherTraining):
         flag, default = "--" + item.name.replace("_", "-"), item.default
         if isinstance(default, bool):
@@ -34,6 +35,8 @@ def add_finisher(parser: argparse.ArgumentParser) -> None:
 
 def run_finisher(args: argparse.Namespace) -> int:
     """Train, then write and print the figures of the held-out clips by domain."""
+    import torch
+
     from inspatio_ros.model.weights import load_finisher
     from inspatio_ros.training.clips import Clip, read_clips
     from inspatio_ros.training.finisher_trainer import (
@@ -65,7 +68,8 @@ def run_finisher(args: argparse.Namespace) -> int:
     finisher = train_finisher(
         sides[0], args.run, options, imagined=made[0],  # type: ignore[arg-type]
         finisher=None if args.start is None else load_finisher(args.start),
-        features=args.features, on_step=said)
+        features=args.features, on_step=said,
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     figures = finisher_figures(finisher, sides[1], made[1])  # type: ignore[arg-type]
     (args.run / "finisher_figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{'held-out domain':20} {'holes filled':>13} {'decoded':>8} {'finished':>9}   dB; "

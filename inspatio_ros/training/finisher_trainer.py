@@ -314,7 +314,8 @@ def train_finisher(
             losses["features"] = seen_by(made, batch)
             losses["total"] = losses["total"] + o.feature_weight * losses["features"]
         last = step + 1 == steps
-        looked = step % told_every == 0 or last
+        saving = last or (step + 1) % save_every == 0
+        looked = saving or step % told_every == 0
         if looked and not bool(losses["total"].isfinite()):
             raise FloatingPointError(
                 f"finisher training: the loss is not finite at step {step}; {state_file} holds "
@@ -329,7 +330,7 @@ def train_finisher(
         if on_step is not None and looked:
             said = {name: float(value.detach()) for name, value in losses.items()}
             on_step(step, {**said, "seconds": time.monotonic() - began})
-        if (step + 1) % save_every == 0 or last:
+        if saving:
             save_state(state_file, step + 1, model, optimizer, averaged)
         if last:
             break
