@@ -34,7 +34,8 @@ _STRONGEST = 36.0
 # level is seen from as far and as steeply.
 _LEVEL = 25.0
 # A neighbour's place is good enough up to so many times the best cost, and squared grey values.
-_SLACK, _FLOOR = 1.5, 60.0
+_SLACK, _FLOOR = 1.5, 200.0
+_VARIED = 100.0  # squared grey values by which chance decides between what is alike
 _MOST = 400.0  # squared grey values: what differs more is not alike
 _WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
@@ -76,6 +77,8 @@ class Exemplar:
         self._example = self._described(coarse)
         self._weight = np.square(self._example).sum(axis=1)
         self._turn = np.arange(self._grid[0] * self._grid[1]).reshape(self._grid) * 5 % _TURNS
+        # For every cell a number in [0, 1), the same in every run.
+        self._chance = np.random.default_rng(0).random(self._turn.size, np.float32)
         height, width = self._grid[0] * self._cell, self._grid[1] * self._cell
         # Which pixel of the example each one shows, x NaN for none; filled up to whole cells.
         self._places: Float = np.full((height, width, 2), np.nan, np.float32)
@@ -156,7 +159,12 @@ class Exemplar:
         costs /= colors.shape[1]
         rows = np.full(self._grid, -1, np.int32)
         rows[asked] = np.arange(len(colors))
-        grow(rows, costs, costs.argmin(axis=1), _SLACK, _FLOOR, _WORN, _MOST,
+        # Much that looks alike does not all show the same piece.
+        chance = np.add.outer(self._chance[asked.ravel()], self._chance[::-1])
+        chance -= np.floor(chance)
+        chance *= _VARIED
+        best = (costs + chance).argmin(axis=1)
+        grow(rows, costs, best, _SLACK, _FLOOR, _WORN, _MOST,
              self._cell, wanted, offsets, shown, self._places)
 
     def _described(self, coarse: Image) -> Float:
