@@ -48,8 +48,9 @@ class FinisherTraining:
     gradient_weight, strength_weight, feature_weight: of the losses beside the squared error.
     blind_share: samples whose decoded picture is withheld. grey_share: samples in grey. grain,
     hints, strength: what a new finisher takes and says, see FinisherConfig; told_weight: of the
-    loss of the strength it says. minutes: the learning rate falls and training ends
-    by then, if not by `steps` before; 0: by steps alone. ema: of the weights kept.
+    loss of the strength it says; only_strength: whether nothing but what says it learns. minutes:
+    the learning rate falls and training ends by then, if not by `steps` before; 0: by steps alone.
+    ema: of the weights kept.
     """
 
     steps: int = 4000
@@ -65,6 +66,7 @@ class FinisherTraining:
     hints: bool = False
     strength: bool = False
     told_weight: float = 0.003
+    only_strength: bool = False
     minutes: float = 0.0
     blind_share: float = 0.1
     grey_share: float = 0.2
@@ -75,6 +77,8 @@ class FinisherTraining:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1:
             raise ValueError("steps and batch must be positive")
+        if self.only_strength and not self.strength:
+            raise ValueError("only_strength is for a finisher that says strength")
 
 
 @dataclass(frozen=True)
@@ -290,9 +294,12 @@ def train_finisher(
     torch.manual_seed(o.seed)
     # loaded weights do not ask for it
     model = _begun(finisher, o).to(device).requires_grad_(True)
+    if o.only_strength:
+        model.requires_grad_(False)
+        model.strength.requires_grad_(True)
     averaged = {k: v.clone().float() for k, v in model.state_dict().items()}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=o.learning_rate, betas=(0.9, 0.98),
-                                  weight_decay=0.01)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad],
+                                  lr=o.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     state_file = folder / "finisher_state.pt"
     first = load_state(state_file, model, optimizer, averaged) if state_file.is_file() else 0
     began = time.monotonic()

@@ -218,6 +218,17 @@ def test_it_learns_how_strong_detail_is(tmp_path: Path) -> None:
     assert told[1] > told[0] + 2.0  # octaves
 
 
+def test_nothing_but_strength_may_learn(tmp_path: Path) -> None:
+    start = Finisher(replace(SMALL, strength=True))
+    options = FinisherTraining(steps=2, batch=1, strength=True, only_strength=True)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    after = train_finisher([toy_clip(0)], tmp_path, options, finisher=start).state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed == {"strength.weight", "strength.bias"}
+    with pytest.raises(ValueError, match="only_strength"):
+        FinisherTraining(only_strength=True)
+
+
 def test_clips_come_and_are_imagined_anew_while_it_learns() -> None:
     clips = [toy_clip(seed) for seed in range(2)]
     assert clips[0].render is not None
