@@ -12,6 +12,7 @@ still in the world.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -46,6 +47,7 @@ _AROUND = 1  # cells around one that are compared with it
 # the square of them.
 _SHARES = 0.3, 0.9
 _GAIN = 3.0  # of detail at most
+_GREY = np.full((1, 3), 1.0 / 3.0, np.float32)
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured
 _MIDDLE = 128  # grey value that stands for no detail
@@ -77,8 +79,6 @@ class Exemplar:
         self._example = self._described(coarse)
         self._weight = np.square(self._example).sum(axis=1)
         self._turn = np.arange(self._grid[0] * self._grid[1]).reshape(self._grid) * 5 % _TURNS
-        # For every cell a number in [0, 1), the same in every run.
-        self._chance = np.random.default_rng(0).random(self._turn.size, np.float32)
         height, width = self._grid[0] * self._cell, self._grid[1] * self._cell
         # Which pixel of the example each one shows, x NaN for none; filled up to whole cells.
         self._places: Float = np.full((height, width, 2), np.nan, np.float32)
@@ -160,10 +160,7 @@ class Exemplar:
         rows = np.full(self._grid, -1, np.int32)
         rows[asked] = np.arange(len(colors))
         # Much that looks alike does not all show the same piece.
-        chance = np.add.outer(self._chance[asked.ravel()], self._chance[::-1])
-        chance -= np.floor(chance)
-        chance *= _VARIED
-        best = (costs + chance).argmin(axis=1)
+        best = (costs + _chances(rows.size)[asked.ravel()]).argmin(axis=1)
         grow(rows, costs, best, _SLACK, _FLOOR, _WORN, _MOST,
              self._cell, wanted, offsets, shown, self._places)
 
@@ -192,17 +189,28 @@ def _as_strong(detail: Float, empty: Mask, strength: Float) -> Float:
     one pixel takes away there, and the rest.
     """
     size, whole = (strength.shape[1], strength.shape[0]), (detail.shape[1], detail.shape[0])
-    sigma = whole[0] / size[0]
-    coarse = cv2.GaussianBlur(detail, (0, 0), sigma)
+    coarse = cv2.GaussianBlur(detail, (0, 0), whole[0] / size[0])
     share = cv2.resize(empty.astype(np.float32), size, interpolation=cv2.INTER_AREA)
     around = (_AROUND_STRENGTH, _AROUND_STRENGTH)
     counted = np.maximum(cv2.blur(share, around), 1e-3)
-    made = np.zeros_like(detail)
-    for band, (part, kept) in enumerate(zip((detail - coarse, coarse), _SHARES, strict=True)):
-        grey = cv2.resize(part.mean(axis=2), size, interpolation=cv2.INTER_AREA)
+    greys = [cv2.resize(cv2.transform(part, _GREY), size, interpolation=cv2.INTER_AREA)
+             for part in (detail, coarse)]
+    gains = []
+    for band, (grey, kept) in enumerate(zip((greys[0] - greys[1], greys[1]), _SHARES,
+                                            strict=True)):
         power = cv2.blur(np.square(grey) * share, around) / counted
         gain = kept * np.exp2(strength[..., band]) / np.sqrt(power + _FAINT**2)
-        wide = cv2.resize(np.minimum(gain, _GAIN).astype(np.float32), whole,
-                          interpolation=cv2.INTER_LINEAR)
-        made += part * wide[..., None]
-    return made
+        gains.append(cv2.resize(np.minimum(gain, _GAIN).astype(np.float32), whole,
+                                interpolation=cv2.INTER_LINEAR))
+    # fine * gain + coarse * gain, as fine is detail - coarse
+    detail *= gains[0][..., None]
+    coarse *= (gains[1] - gains[0])[..., None]
+    return np.asarray(detail + coarse, np.float32)
+
+
+@lru_cache(maxsize=2)
+def _chances(cells: int) -> Float:
+    """Squared grey values [cells, cells] by chance, the same in every run."""
+    chance = np.random.default_rng(0).random(cells, np.float32)
+    both = np.add.outer(chance, chance[::-1])
+    return np.asarray(_VARIED * (both - np.floor(both)), np.float32)
