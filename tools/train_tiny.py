@@ -110,7 +110,8 @@ def main() -> None:
     distil(work, clips)
     if args.until == "distilled":
         return
-    assemble(work, finish(work, clips))
+    assemble(work / "inspatio_tiny", work / "distilled/model", work / "codec",
+             finish(work, clips))
 
 
 def distil(work: Path, clips: Path) -> None:
@@ -189,8 +190,9 @@ def fetch(folder: Path) -> Path:
     return folder
 
 
-def assemble(work: Path, finisher_run: Path) -> None:
-    """The folder that `--weights` takes: sizes, transformer, codec and finisher, as bfloat16."""
+def assemble(out: Path, transformer: Path, codec: Path, finisher: Path) -> None:
+    """The folder that `--weights` takes, of the folders that hold its parts: sizes, transformer,
+    codec and finisher, as bfloat16."""
     import torch
 
     from inspatio_ros.model.presets import TINY
@@ -205,11 +207,11 @@ def assemble(work: Path, finisher_run: Path) -> None:
     )
 
     sizes = replace(TINY, denoising_steps=STEPS)
-    model = load_generator(work / "distilled/model" / TRANSFORMER_FILE, sizes)
-    codec = load_small_codec(work / "codec" / CODEC_FILE)
-    finisher = load_finisher(finisher_run / FINISHER_FILE)
-    save_small_model(work / "inspatio_tiny", model, codec, torch.bfloat16, finisher)
-    print(f"the model is in {work / 'inspatio_tiny'}")
+    save_small_model(
+        out, load_generator(transformer / TRANSFORMER_FILE, sizes),
+        load_small_codec(codec / CODEC_FILE), torch.bfloat16,
+        load_finisher(finisher / FINISHER_FILE))
+    print(f"the model is in {out}", flush=True)
 
 
 if __name__ == "__main__":

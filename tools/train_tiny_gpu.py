@@ -31,12 +31,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from train_tiny import PHOTOGRAPH_LICENCES, STEPS, assemble
+
 from inspatio_ros.training.clips import Clip, ClipInfo, read_clips
 
 DOMAINS = ("clutter", "room", "street", "photographs", "clutter", "room", "street", "pictures")
 FIRST_SEED = 10_000  # clips with smaller seeds belong to tools/train_tiny.py
 PARTS = ("truth", "render", "known", "source", "hinted")  # of a clip, in its own order
-STEPS = (1000, 250)
 # Shares of the minutes at which the transformer's stages end; the finisher has them all.
 CAUSAL, TEACHER, DISTILLED = 0.5, 0.57, 0.64
 LOOK_EVERY_S = 2.0
@@ -86,7 +87,7 @@ def main() -> None:
         worker.terminate()
     if finisher.exitcode:
         raise SystemExit(f"the finisher ended with {finisher.exitcode}")
-    assemble(args, distilled)
+    assemble(args.work / "inspatio_tiny", distilled, args.weights, args.work / "finisher")
 
 
 # --- clips --------------------------------------------------------------------------------------
@@ -110,14 +111,13 @@ def work(args: argparse.Namespace, number: int) -> None:
     maker = ClipMaker(size)
     photographs = [] if args.photographs is None else read_photographs(args.photographs)
     domains = [d for d in DOMAINS if photographs or d not in ("photographs", "pictures")]
-    licence = "GPL-2.0-or-later and CC-BY-SA-4.0 (Debian packages)"
     seed = FIRST_SEED + number
     while time.time() < args.end:
         for domain in domains:
             if domain == "pictures":
-                clip = picture_clip(size, photographs, seed, licence)
+                clip = picture_clip(size, photographs, seed, PHOTOGRAPH_LICENCES)
             elif domain == "photographs":
-                clip = photograph_clip(maker, photographs, seed, licence)
+                clip = photograph_clip(maker, photographs, seed, PHOTOGRAPH_LICENCES)
             else:
                 clip = world_clip(maker, domain, seed)
             write(args.work / "spool" / f"{domain}-{seed}.npz", clip)
@@ -349,29 +349,6 @@ def finish(args: argparse.Namespace) -> None:
     options = replace(options, minutes=max(args.end - time.time() - 8.0, 1.0) / 60.0)
     train_finisher([], folder, options, sampler=sampler, device=args.device, on_step=come,
                    finisher=load_finisher(args.weights / FINISHER_FILE), save_every=10**9)
-
-
-def assemble(args: argparse.Namespace, distilled: Path) -> None:
-    """The folder that `--weights` takes."""
-    import torch
-
-    from inspatio_ros.model.presets import TINY
-    from inspatio_ros.model.weights import (
-        CODEC_FILE,
-        FINISHER_FILE,
-        TRANSFORMER_FILE,
-        load_finisher,
-        load_generator,
-        load_small_codec,
-        save_small_model,
-    )
-
-    sizes = replace(TINY, denoising_steps=STEPS)
-    model = load_generator(distilled / TRANSFORMER_FILE, sizes)
-    codec = load_small_codec(args.weights / CODEC_FILE)
-    finisher = load_finisher(args.work / "finisher" / FINISHER_FILE)
-    save_small_model(args.work / "inspatio_tiny", model, codec, torch.bfloat16, finisher)
-    print(f"the model is in {args.work / 'inspatio_tiny'}", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ _MOST = 400.0  # squared grey values: what differs more is not alike
 _WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen to full detail
-_MOST_CELLS = 4000  # all are compared with all: 64 MB
+_MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what chance decides
 _AROUND = 1  # cells around one that are compared with it
 # Shares of the strength that was told, of the finer and the coarser band: what is not known costs
 # the square of them.

@@ -378,7 +378,7 @@ class GeneratorSession:
         """
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
-            finished, told = self._backend.finisher.finish(
+            finished, strength = self._backend.finisher.finish(
                 frames, shown.filled, shown.known, self._seen.expand_as(frames),
                 self._grain(lane, shown.seen))
             lane.filled, lane.known = shown.pictures, shown.seen
@@ -386,9 +386,9 @@ class GeneratorSession:
             # What a camera without colours will see has none, and a pale one sees pale ones.
             change = torch.lerp(change.mean(dim=1, keepdim=True), change, self._colorfulness)
             scaled = change.mul(127.5).to(torch.float32)
-            if told is not None:
-                strength = F.interpolate(told, size=scaled.shape[-2:], mode="bilinear")
-                scaled = torch.cat([scaled, strength.to(torch.float32)], dim=1)
+            if strength is not None:
+                whole = F.interpolate(strength, size=scaled.shape[-2:], mode="bilinear")
+                scaled = torch.cat([scaled, whole.to(torch.float32)], dim=1)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
         pictures = scaled.permute(0, 2, 3, 1).contiguous()
@@ -516,12 +516,12 @@ class GeneratorSession:
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
         mask_latents = pack_mask(mask[:, :frames], config, first=self._blocks == 0)
         seen = tuple(g.provenance != Provenance.UNKNOWN for g in guides[:frames])
-        told = mask[0, :frames, None]
+        backed = mask[0, :frames, None]
         if self._backend.finisher is not None and self._backend.finisher.config.hints:
             hinted = np.stack([hinted_pixels(g, self._size) for g in guides[:frames]])[:, None]
-            shown = torch.from_numpy(hinted).to(self._device) & (told < 0)
-            told = torch.where(shown, torch.zeros_like(told), told)
-        return _Shown(render_latents, mask_latents, render[0, :frames], told,
+            shown = torch.from_numpy(hinted).to(self._device) & (backed < 0)
+            backed = torch.where(shown, torch.zeros_like(backed), backed)
+        return _Shown(render_latents, mask_latents, render[0, :frames], backed,
                       tuple(filled[:frames]), seen)
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:

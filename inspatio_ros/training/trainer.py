@@ -137,8 +137,12 @@ class Trainer:
         first, start = self.step, began
         while self.step < last:
             if self.options.minutes > 0 and self.step > first:
-                share = (time.monotonic() - start) / (60.0 * self.options.minutes)
-                if self.process.agreed(share >= 1.0):
+                passed = torch.tensor(
+                    float(time.monotonic() - start), device=self.process.device)
+                # The mean, so that all processes have one learning rate and one end.
+                share = float(self.process.total(passed)) / self.process.world_size
+                share /= 60.0 * self.options.minutes
+                if share >= 1.0:
                     break
                 # as many as there will be time for, as it seems now
                 self._steps = min(last, first + round((self.step - first) / share))
