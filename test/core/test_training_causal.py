@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,7 +67,7 @@ def test_an_interrupted_run_equals_an_undisturbed_one(tmp_path: Path, precision:
 def test_minutes_end_a_run_with_its_rate_fallen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = count()  # a second passes whenever somebody looks
+    clock = itertools.count()  # a second passes whenever somebody looks
     monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     run = trainer(tmp_path, options=replace(OPTIONS, steps=10**6, minutes=1.0, warm_up=1))
     run.train()
