@@ -347,9 +347,9 @@ def test_in_model_mode_known_pixels_are_the_model_s_own(recording: Path) -> None
         inside = cv2.erode((composite.provenance >= Provenance.MEMORY).astype(np.uint8),
                            np.ones((9, 9), np.uint8)) > 0
         np.testing.assert_array_equal(composite.image[inside], composite.guide.image[inside])
-        # The finisher leaves known pixels nearly alone.
-        changed = own.image[inside] != own.guide.image[inside]
-        assert 0 < changed.mean() < 0.2
+        # The finisher leaves known pixels nearly alone: a grey value or two of rounding.
+        change = np.abs(own.image[inside].astype(int) - own.guide.image[inside])
+        assert 0 < change.mean() < 2.0
 
 
 def test_a_bag_without_pictures_names_what_it_has(
