@@ -165,7 +165,7 @@ class GeometricSession:
             colors[fresh] = carried.image[fresh]
             share[fresh] = 1.0
         complete = continued(colors, share)
-        small = cv2.resize(guide.depth, self._camera.size, interpolation=cv2.INTER_NEAREST)
+        small = cv2.resize(guide.shown_depth, self._camera.size, interpolation=cv2.INTER_NEAREST)
         depth = extend_depth(np.asarray(small, np.float32))
         if guide.moving is not None:
             # What moves is not where it was: its colours do not fill the next view's holes.

@@ -64,8 +64,10 @@ class Guide:
     image uint8 [H, W, 3] (0 where unknown), depth float32 [H, W] m (NaN where not measured),
     provenance uint8 [H, W] of `Provenance`. MEMORY or better is backed by measured geometry.
     IMAGINED is a hint: a colour that the newest reference saw but at a guessed depth, so the
-    guide's depth is NaN there. kept: float32 [H, W] m, the depth of pixels that show what was
-    imagined before and is kept (see ImaginedPoints), NaN elsewhere; None without such a memory.
+    guide's depth is NaN there; guessed float32 [H, W] m is that depth, NaN where the newest
+    reference drew no hint, None without hints. kept: float32 [H, W] m, the depth of pixels that
+    show what was imagined before and is kept (see ImaginedPoints), NaN elsewhere; None without
+    such a memory.
     moving bool [H, W]: pixels of things that move (see MovingLayer); None without any.
     tone: float32 [6], gains and offsets (RGB, RGB) from the exposure of the memory's newest frame
     to that of the picture.
@@ -77,6 +79,19 @@ class Guide:
     kept: Float | None = None
     moving: npt.NDArray[np.bool_] | None = None
     tone: Float = field(default_factory=lambda: IDENTITY_TONE)
+    guessed: Float | None = None
+
+    @property
+    def shown_depth(self) -> Float:
+        """Depth float32 [H, W] m of what is shown, measured, kept or guessed; NaN where nothing.
+
+        It is as good as the worst of these: to follow colours by, not to steer by.
+        """
+        depth = self.depth
+        for other in (self.kept, self.guessed):
+            if other is not None:
+                depth = np.where(depth > 0, depth, other)
+        return depth
 
     @property
     def coverage(self) -> float:
@@ -281,7 +296,7 @@ class GuideRenderer:
             depth = np.where(filled, remembered, depth)
             ranks[filled] = REMEMBERED
         if self._guess:
-            depth = extend_depth(depth)
+            depth = extend_depth(depth, sky=True)
         if moving is not None:
             # Neither a guess nor the memory may carry the colours of what moves.
             depth = np.where(moving, np.float32(np.nan), depth)
@@ -349,15 +364,17 @@ def _labelled_codes(reference: _Reference) -> npt.NDArray[np.uint32]:
 def _close_cracks(guide: Guide) -> Guide:
     """The guide with gaps of a pixel or two within its measured surfaces filled by their mean.
 
-    Depth of guessed pixels becomes NaN here, so that no guess closes a gap.
+    Depth of guessed pixels moves to `guessed` here, so that no guess closes a gap.
     """
-    guide.depth[guide.provenance == Provenance.IMAGINED] = np.nan
+    hints = guide.provenance == Provenance.IMAGINED
+    guessed = np.where(hints, guide.depth, np.float32(np.nan)) if hints.any() else None
+    guide.depth[hints] = np.nan
     image, depth = tidy(guide.image, guide.depth, min_alike=-1)
     closed = (guide.provenance == Provenance.UNKNOWN) & (depth > 0)
     guide.image[closed] = image[closed]
     guide.depth[closed] = depth[closed]
     guide.provenance[closed] = Provenance.OBSERVED
-    return guide
+    return replace(guide, guessed=guessed)
 
 
 def _empty(camera: PinholeCamera) -> Guide:

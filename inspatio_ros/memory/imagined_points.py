@@ -154,7 +154,7 @@ def complete_depth(
     none is carried on. All NaN when nothing is known and there is no plane.
     """
     known = depth > 0
-    carried = extend_depth(depth)
+    carried = extend_depth(depth, sky=True)
     if known.any():
         away = np.asarray(cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, 3))
     else:

@@ -168,3 +168,116 @@ def tidy(
                 out_image[row, column, 0] = 0
                 out_image[row, column, 1] = 0
                 out_image[row, column, 2] = 0
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def planes(inverse: Any, ridge: Any, out: Any) -> None:
+    """Inverse depth [H, W] (0 where unknown) with planes where it is unknown.
+
+    Sums of weight, place and value over a pyramid of 2x2 cells give each cell, with its 8
+    neighbours, a fit of a plane; ridge times its squared side draws its slope towards the coarser
+    one's. From the coarsest on, planes replace what is carried down as far as cells are known.
+    """
+    height, width = inverse.shape
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    starts = [0]
+    sizes = [(rows, columns)]
+    total = rows * columns
+    while rows > 1 or columns > 1:
+        starts.append(total)
+        rows, columns = (rows + 1) // 2, (columns + 1) // 2
+        sizes.append((rows, columns))
+        total += rows * columns
+    sums = np.zeros((total, 9), np.float32)
+    unit = np.float32(1.0 / max(height, width))
+    columns = sizes[0][1]
+    for y in range(height):
+        b = np.float32(y) * unit - np.float32(0.5)
+        for x in range(width):
+            v = inverse[y, x]
+            if v > 0:
+                a = np.float32(x) * unit - np.float32(0.5)
+                s = sums[(y // 2) * columns + x // 2]
+                s[0] += np.float32(1)
+                s[1] += a
+                s[2] += b
+                s[3] += v
+                s[4] += a * a
+                s[5] += a * b
+                s[6] += b * b
+                s[7] += a * v
+                s[8] += b * v
+    for level in range(1, len(sizes)):
+        finer, coarser = starts[level - 1], starts[level]
+        for y in range(sizes[level - 1][0]):
+            for x in range(sizes[level - 1][1]):
+                s = sums[coarser + (y // 2) * sizes[level][1] + x // 2]
+                t = sums[finer + y * sizes[level - 1][1] + x]
+                for i in range(9):
+                    s[i] += t[i]
+    fits = np.zeros((total, 3), np.float32)
+    m = np.zeros(9, np.float32)
+    up = np.zeros(3, np.float32)
+    for back in range(len(sizes)):
+        level = len(sizes) - 1 - back
+        rows, columns = sizes[level]
+        pixels = np.float32(4.0 ** (level + 1))
+        drawn = np.float32(ridge) * unit * unit * pixels
+        for y in range(rows):
+            for x in range(columns):
+                up[:] = 0
+                if back:
+                    _between(fits, starts[level + 1], sizes[level + 1], y, x, up)
+                m[:] = 0
+                cells = 0
+                for j in range(max(y - 1, 0), min(y + 2, rows)):
+                    for i in range(max(x - 1, 0), min(x + 2, columns)):
+                        t = sums[starts[level] + j * columns + i]
+                        cells += 1
+                        if t[0] > 0:
+                            for k in range(9):
+                                m[k] += t[k]
+                fit = fits[starts[level] + y * columns + x]
+                if m[0] <= 0:
+                    fit[:] = up
+                    continue
+                for k in range(1, 9):
+                    m[k] /= m[0]
+                xx = m[4] - m[1] * m[1] + drawn
+                xy = m[5] - m[1] * m[2]
+                yy = m[6] - m[2] * m[2] + drawn
+                xv = m[7] - m[1] * m[3] + drawn * up[0]
+                yv = m[8] - m[2] * m[3] + drawn * up[1]
+                det = xx * yy - xy * xy
+                a = (yy * xv - xy * yv) / det
+                b = (xx * yv - xy * xv) / det
+                c = m[3] - a * m[1] - b * m[2]
+                share = min(np.float32(1.0), np.float32(16.0) * m[0] / (pixels * cells))
+                if back == 0:
+                    share = np.float32(1.0)
+                fit[0] = up[0] + share * (a - up[0])
+                fit[1] = up[1] + share * (b - up[1])
+                fit[2] = up[2] + share * (c - up[2])
+    for y in range(height):
+        b = np.float32(y) * unit - np.float32(0.5)
+        for x in range(width):
+            v = inverse[y, x]
+            if not v > 0:
+                _between(fits, 0, sizes[0], y, x, up)
+                v = up[0] * (np.float32(x) * unit - np.float32(0.5)) + up[1] * b + up[2]
+            out[y, x] = v
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _between(fits: Any, start: Any, size: Any, y: Any, x: Any, out: Any) -> None:
+    """Cell (y, x) of a grid twice as fine: out [3] between the nearest four of fits [n, 3]."""
+    rows, columns = size
+    v, u = 0.5 * y - 0.25, 0.5 * x - 0.25
+    j, i = int(np.floor(v)), int(np.floor(u))
+    q, p = np.float32(v - j), np.float32(u - i)
+    top, bottom = start + max(j, 0) * columns, start + min(j + 1, rows - 1) * columns
+    left, right = max(i, 0), min(i + 1, columns - 1)
+    one = np.float32(1.0)
+    for k in range(3):
+        out[k] = ((one - q) * ((one - p) * fits[top + left, k] + p * fits[top + right, k])
+                  + q * ((one - p) * fits[bottom + left, k] + p * fits[bottom + right, k]))

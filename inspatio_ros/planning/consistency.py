@@ -42,7 +42,7 @@ def future_consistency(frames: Sequence[ImaginedFrame]) -> float:
         backed = frame.guide.provenance >= Provenance.MEMORY
         total, count = _difference(frame.image, frame.guide.image, backed)
         error, pixels = error + total, pixels + count
-    depths = [extend_depth(frame.guide.depth) for frame in frames]
+    depths = [extend_depth(frame.guide.shown_depth) for frame in frames]
     for index in range(1, len(frames)):
         total, count = _carried(frames[index - 1], depths[index - 1], frames[index],
                                 depths[index])

@@ -6,12 +6,20 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.exposure import compose_tone, fit_tone
 from inspatio_ros.memory.guide import Guide, GuideRenderer
 from inspatio_ros.memory.splatting import TorchSplatter
-from inspatio_ros.memory.surfaces import close_gaps, extend_depth, nearest_and_edges, reduce_depth
+from inspatio_ros.memory.surfaces import (
+    NEARER,
+    close_gaps,
+    extend_depth,
+    nearest_and_edges,
+    reduce_depth,
+)
 from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation, Provenance
 
@@ -329,9 +337,41 @@ def test_extended_depth_keeps_the_measured_and_guesses_between() -> None:
     assert np.isfinite(full).all()
     np.testing.assert_array_equal(full[depth > 0], depth[depth > 0])
     assert 2.0 < full[24, 25] < 4.0
-    assert full[0].min() > 3.5
+    assert full.min() > 1.9
+    assert full.max() <= 4.0
     nothing = np.full((4, 4), np.nan, np.float32)
     assert np.isnan(extend_depth(nothing)).all()
+    one = nothing.copy()
+    one[2, 1] = 3.0
+    np.testing.assert_allclose(extend_depth(one), 3.0, rtol=1e-5)
+
+
+@given(st.floats(-1.0, 1.0), st.floats(-1.0, 1.0), st.floats(0.1, 2.0), st.integers(0, 30),
+       st.integers(0, 40), st.booleans())
+def test_planes_go_on_where_they_are_not_seen(
+        right: float, down: float, middle: float, top: int, left: int, sparse: bool) -> None:
+    y, x = np.mgrid[:64, :80]
+    # Inverse depth is linear in the picture, and nowhere behind the camera.
+    inverse = middle * (1.0 + 0.45 * right * (x / 40 - 1) + 0.45 * down * (y / 32 - 1))
+    depth = np.full(inverse.shape, np.nan, np.float32)
+    seen = np.s_[top:top + 24, left:left + 30]
+    depth[seen] = 1.0 / inverse[seen]
+    if sparse:
+        depth[1::2] = np.nan
+    found = 1.0 / extend_depth(depth)
+    measured = 1.0 / depth[depth > 0]
+    expected = inverse.clip(np.quantile(measured, 0.02), NEARER * np.quantile(measured, 0.98))
+    np.testing.assert_allclose(found, expected, rtol=0.15)
+
+
+def test_a_sensor_s_own_picture_has_sky_above_what_it_measured() -> None:
+    depth = np.full((60, 80), np.nan, np.float32)
+    depth[30:, 10:60] = 1.0 / np.linspace(0.02, 0.5, 30)[:, None]
+    full = extend_depth(depth, sky=True)
+    far = np.quantile(depth[depth > 0], 0.98)
+    np.testing.assert_allclose(full[:20], far, rtol=0.1)
+    # The road goes on beside what was measured of it.
+    np.testing.assert_allclose(full[50, 60:], depth[50, 59], rtol=0.1)
 
 
 def test_reduced_depth_takes_the_nearest_surface() -> None:
