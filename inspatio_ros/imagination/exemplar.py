@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
-from inspatio_ros.imagination.exemplar_numba import carry, fresh_cells, grow
+from inspatio_ros.imagination.exemplar_numba import NOWHERE, carry, fresh_cells, grow, paint, vary
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -47,10 +47,10 @@ _AROUND = 1  # cells around one that are compared with it
 # the square of them.
 _SHARES = 0.3, 0.9
 _GAIN = 3.0  # of detail at most
-_GREY = np.full((1, 3), 1.0 / 3.0, np.float32)
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured
-_MIDDLE = 128  # grey value that stands for no detail
+_AS_IT_IS = np.ones((1, 1, 2), np.float32)
+_BLURRED_SMALL = 3.0  # pixels of a blur from which on half the size does
 
 
 class Exemplar:
@@ -71,13 +71,17 @@ class Exemplar:
         # Pictures of few pixels still have several cells.
         self._cell = max(1, min(cell, camera.width // 4, camera.height // 4))
         self._sigma = max(self._cell / 2.0, 0.5)
-        coarse: Image = np.asarray(cv2.GaussianBlur(picture, (0, 0), self._sigma), np.uint8)
+        coarse = _blurred(picture, self._sigma)
         finer = picture.astype(np.float32) - coarse
-        self._detail: Image = np.asarray(
-            np.rint(_MIDDLE + _STRONGEST * np.tanh(finer / _STRONGEST)), np.uint8)
+        self._detail: Float = np.asarray(_STRONGEST * np.tanh(finer / _STRONGEST), np.float32)
+        # Its two bands, each around the middle; those of no strength told are not set apart.
+        self._bands: npt.NDArray[np.int8] = np.zeros((*picture.shape[:2], 6), np.int8)
+        self._bands[..., :3] = np.rint(self._detail)
+        self._power: Float | None = None
         self._grid = -(-camera.height // self._cell), -(-camera.width // self._cell)
-        self._example = self._described(coarse)
-        self._weight = np.square(self._example).sum(axis=1)
+        described = self._described(coarse)
+        self._example = np.ascontiguousarray(np.column_stack(
+            [described, np.ones(len(described), np.float32), np.square(described).sum(axis=1)]).T)
         self._turn = np.arange(self._grid[0] * self._grid[1]).reshape(self._grid) * 5 % _TURNS
         height, width = self._grid[0] * self._cell, self._grid[1] * self._cell
         # Which pixel of the example each one shows, x NaN for none; filled up to whole cells.
@@ -88,8 +92,8 @@ class Exemplar:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self._detail, self._example, self._weight, self._turn, self._places)
-        return sum(array.nbytes for array in arrays)
+        arrays = (self._detail, self._bands, self._example, self._turn, self._places, self._power)
+        return sum(array.nbytes for array in arrays if array is not None)
 
     def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose,
             strength: Float | None = None) -> Image:
@@ -114,22 +118,15 @@ class Exemplar:
         self._follow(depth, world_from_camera, wanted)
         if not empty.any():
             return picture
-        coarse: Image = np.asarray(cv2.GaussianBlur(picture, (0, 0), self._sigma), np.uint8)
+        coarse = _blurred(picture, self._sigma)
         self._look_up(coarse, wanted)
-        places = self._places[:camera.height, :camera.width]
-        second_map: Any = None
-        shown = cv2.remap(self._detail, places, second_map, cv2.INTER_LINEAR,
-                          borderMode=cv2.BORDER_CONSTANT, borderValue=(_MIDDLE,) * 3)
-        if strength is None:
-            detailed = cv2.addWeighted(coarse, 1.0, shown, 1.0, -_MIDDLE)
-        else:
-            detail = _as_strong(shown.astype(np.float32) - _MIDDLE, empty, strength)
-            detailed = np.asarray(np.rint(coarse + detail).clip(0, 255), np.uint8)
+        gains = _AS_IT_IS if strength is None else self._gains(empty, strength)
         # Next to what was seen the guess is good, and of thin cracks there is nothing else.
         inside = cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3)
-        weight = np.minimum(inside / (_RIM * self._cell), 1.0)
-        inner = cv2.blendLinear(detailed, coarse, weight, 1.0 - weight)
-        return np.asarray(np.where(empty[..., None], inner, picture), np.uint8)
+        detailed = np.empty_like(picture)
+        paint(np.ascontiguousarray(picture), coarse, np.asarray(inside, np.float32),
+              1.0 / (_RIM * self._cell), self._places, self._bands, gains, detailed)
+        return detailed
 
     def _follow(self, depth: Float, world_from_camera: Pose, wanted: Mask) -> None:
         """What was shown in the frame before, where it is now; the rest is forgotten."""
@@ -151,18 +148,54 @@ class Exemplar:
         if not asked.any():
             return
         colors = self._described(coarse)[asked.ravel()]
-        costs = colors @ self._example.T
-        costs *= -2.0
-        costs += self._weight
-        costs += np.square(colors).sum(axis=1)[:, None]
-        np.maximum(costs, 0.0, out=costs)
-        costs /= colors.shape[1]
+        # |a - b|^2 as one product of matrices
+        left = np.column_stack([colors * -2.0, np.square(colors).sum(axis=1), np.ones(
+            len(colors), np.float32)]).astype(np.float32)
+        left /= colors.shape[1]
+        costs = left @ self._example
         rows = np.full(self._grid, -1, np.int32)
         rows[asked] = np.arange(len(colors))
         # Much that looks alike does not all show the same piece.
-        best = (costs + _chances(rows.size)[asked.ravel()]).argmin(axis=1)
+        varied = np.empty_like(costs)
+        vary(costs, _chances(rows.size), np.flatnonzero(asked), _VARIED, varied)
+        best = varied.argmin(axis=1)
         grow(rows, costs, best, _SLACK, _FLOOR, _WORN, _MOST,
              self._cell, wanted, offsets, shown, self._places)
+
+    def _gains(self, empty: Mask, strength: Float) -> Float:
+        """By what the bands of detail are multiplied to be as strong as was told: [h, w, 2].
+
+        strength [h, w, 2]: log2 of grey values, at the size at which both are compared: what a
+        blur of one pixel takes away there, and the rest.
+        """
+        height, width = strength.shape[:2]
+        size, whole = (width, height), (empty.shape[1], empty.shape[0])
+        if self._power is None or self._power.shape != strength.shape:
+            self._power = self._split(size)
+        places = cv2.resize(self._places[:whole[1], :whole[0]], size,
+                            interpolation=cv2.INTER_NEAREST)
+        places = np.nan_to_num(places, nan=NOWHERE) * np.array(
+            [width / whole[0], height / whole[1]], np.float32)
+        second_map: Any = None
+        power = cv2.remap(self._power, places, second_map, cv2.INTER_LINEAR,
+                          borderMode=cv2.BORDER_CONSTANT, borderValue=0)
+        share = cv2.resize(empty.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        around = (_AROUND_STRENGTH, _AROUND_STRENGTH)
+        counted = np.maximum(cv2.blur(share, around), 1e-3)
+        power = cv2.blur(power * share[..., None], around) / counted[..., None]
+        told = np.array(_SHARES, np.float32) * np.exp2(strength)
+        return np.asarray(np.minimum(told / np.sqrt(power + _FAINT**2), _GAIN), np.float32)
+
+    def _split(self, size: tuple[int, int]) -> Float:
+        """Sets apart the bands of the example's detail at this size (width, height); the squares
+        of their grey values [h, w, 2] there."""
+        detail = self._detail
+        coarse = cv2.GaussianBlur(detail, (0, 0), detail.shape[1] / size[0])
+        self._bands[..., :3] = np.rint(detail - coarse).clip(-128, 127)
+        self._bands[..., 3:] = np.rint(coarse)
+        greys = [cv2.resize(part.mean(axis=2), size, interpolation=cv2.INTER_AREA)
+                 for part in (detail - coarse, coarse)]
+        return np.ascontiguousarray(np.square(np.dstack(greys)), np.float32)
 
     def _described(self, coarse: Image) -> Float:
         """Colours of every cell and those around it, and its height: [h w, 28], grey values."""
@@ -182,35 +215,16 @@ class Exemplar:
         return np.ascontiguousarray(np.column_stack([colors, rows]))
 
 
-def _as_strong(detail: Float, empty: Mask, strength: Float) -> Float:
-    """Detail [H, W, 3] made as strong as was told, band by band and place by place.
-
-    strength [h, w, 2]: log2 of grey values, at the size at which both are compared: what a blur of
-    one pixel takes away there, and the rest.
-    """
-    size, whole = (strength.shape[1], strength.shape[0]), (detail.shape[1], detail.shape[0])
-    coarse = cv2.GaussianBlur(detail, (0, 0), whole[0] / size[0])
-    share = cv2.resize(empty.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-    around = (_AROUND_STRENGTH, _AROUND_STRENGTH)
-    counted = np.maximum(cv2.blur(share, around), 1e-3)
-    greys = [cv2.resize(cv2.transform(part, _GREY), size, interpolation=cv2.INTER_AREA)
-             for part in (detail, coarse)]
-    gains = []
-    for band, (grey, kept) in enumerate(zip((greys[0] - greys[1], greys[1]), _SHARES,
-                                            strict=True)):
-        power = cv2.blur(np.square(grey) * share, around) / counted
-        gain = kept * np.exp2(strength[..., band]) / np.sqrt(power + _FAINT**2)
-        gains.append(cv2.resize(np.minimum(gain, _GAIN).astype(np.float32), whole,
-                                interpolation=cv2.INTER_LINEAR))
-    # fine * gain + coarse * gain, as fine is detail - coarse
-    detail *= gains[0][..., None]
-    coarse *= (gains[1] - gains[0])[..., None]
-    return np.asarray(detail + coarse, np.float32)
+def _blurred(picture: Image, sigma: float) -> Image:
+    """`picture` blurred; widely at half the size, which is as good."""
+    if sigma < _BLURRED_SMALL or min(picture.shape[:2]) < 2:
+        return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma), np.uint8)
+    whole = picture.shape[1], picture.shape[0]
+    half = cv2.resize(picture, (whole[0] // 2, whole[1] // 2), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.resize(cv2.GaussianBlur(half, (0, 0), sigma / 2), whole), np.uint8)
 
 
 @lru_cache(maxsize=2)
 def _chances(cells: int) -> Float:
-    """Squared grey values [cells, cells] by chance, the same in every run."""
-    chance = np.random.default_rng(0).random(cells, np.float32)
-    both = np.add.outer(chance, chance[::-1])
-    return np.asarray(_VARIED * (both - np.floor(both)), np.float32)
+    """In [0, 1), the same in every run; what two cells share is the fraction of their sum."""
+    return np.asarray(np.random.default_rng(0).random(cells, np.float32), np.float32)

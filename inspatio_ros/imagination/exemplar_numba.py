@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled: following pixels along the camera's motion (`carry`, for the steadier too), and how
-patches of detail by example grow."""
+"""Compiled: following pixels along the camera's motion (`carry`, for the steadier too), how
+patches of detail by example are found and grow, and how their detail is added."""
 
 from __future__ import annotations
 
@@ -138,3 +138,71 @@ def grow(rows: npt.NDArray[np.int32], costs: Float, best: npt.NDArray[np.int64],
                     if wanted[y, x] and np.isnan(places[y, x, 0]):
                         places[y, x, 0] = x + offsets[row, column, 0]
                         places[y, x, 1] = y + offsets[row, column, 1]
+
+
+@_jit
+def vary(costs: Float, chances: Float, cells: npt.NDArray[np.int64], most: float,
+         varied: Float) -> None:
+    """costs [N, M], row n of cell cells[n], and up to `most` by chance: the fraction of what the
+    cells of row and column drew (chances [M])."""
+    rows, columns = costs.shape
+    for n in range(rows):
+        own = chances[columns - 1 - cells[n]]
+        for m in range(columns):
+            both = own + chances[m]
+            both -= np.float32(both >= np.float32(1.0))
+            varied[n, m] = costs[n, m] + np.float32(most) * both
+
+
+@_jit
+def paint(picture: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8], inside: Float,
+          by_pixel: float, places: Float, bands: npt.NDArray[np.int8], gains: Float,
+          out: npt.NDArray[np.uint8]) -> None:
+    """`coarse` [H, W, 3] and the detail of each pixel's place in the example, where inside is
+    positive, elsewhere `picture`.
+
+    inside [H, W]: pixels to the next one that is not to be painted; detail fades in by `by_pixel`
+    of it. places: see `grow`, at least [H, W, 2]. bands [H, W, 6]: RGB of detail in two bands,
+    which the gains [h, w, 2], of any size, multiply.
+    """
+    height, width = inside.shape
+    rows, columns = gains.shape[0], gains.shape[1]
+    down, right = rows / height, columns / width
+    one = np.float32(1.0)
+    for y in range(height):
+        v = np.float32(min(max((y + 0.5) * down - 0.5, 0.0), rows - 1.0))
+        i = int(v)
+        q, i_next = v - np.float32(i), min(i + 1, rows - 1)
+        for x in range(width):
+            if not inside[y, x] > 0:
+                for c in range(3):
+                    out[y, x, c] = picture[y, x, c]
+                continue
+            s, t = places[y, x, 0], places[y, x, 1]
+            if not (s >= 0 and t >= 0 and s <= width - 1 and t <= height - 1):
+                for c in range(3):
+                    out[y, x, c] = coarse[y, x, c]
+                continue
+            u = np.float32(min(max((x + 0.5) * right - 0.5, 0.0), columns - 1.0))
+            j = int(u)
+            p, j_next = u - np.float32(j), min(j + 1, columns - 1)
+            weight = min(inside[y, x] * np.float32(by_pixel), one)
+            fine = weight * ((one - q) * ((one - p) * gains[i, j, 0] + p * gains[i, j_next, 0])
+                             + q * ((one - p) * gains[i_next, j, 0]
+                                    + p * gains[i_next, j_next, 0]))
+            broad = weight * ((one - q) * ((one - p) * gains[i, j, 1] + p * gains[i, j_next, 1])
+                              + q * ((one - p) * gains[i_next, j, 1]
+                                     + p * gains[i_next, j_next, 1]))
+            left, top = int(s), int(t)
+            a, b = s - np.float32(left), t - np.float32(top)
+            beside, below = min(left + 1, width - 1), min(top + 1, height - 1)
+            for c in range(3):
+                value = np.float32(coarse[y, x, c])
+                for k, gain in ((c, fine), (c + 3, broad)):
+                    value += gain * (
+                        (one - b) * ((one - a) * np.float32(bands[top, left, k])
+                                     + a * np.float32(bands[top, beside, k]))
+                        + b * ((one - a) * np.float32(bands[below, left, k])
+                               + a * np.float32(bands[below, beside, k])))
+                out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)),
+                                            np.float32(255.0)))

@@ -170,9 +170,16 @@ def test_colour_without_depth_is_a_hint_not_an_observation() -> None:
     hinted = guide.provenance == Provenance.IMAGINED
     assert hinted[:20].mean() > 0.9
     assert np.isnan(guide.depth[hinted]).all()
+    assert guide.guessed is not None
+    assert np.isfinite(guide.guessed[hinted]).all()
+    assert np.isnan(guide.guessed[~hinted]).all()
+    shown = guide.shown_depth
+    np.testing.assert_array_equal(shown[~hinted], guide.depth[~hinted])
+    np.testing.assert_array_equal(shown[hinted], guide.guessed[hinted])
     assert guide.coverage == pytest.approx(1 - hinted.mean(), abs=0.05)
     without = memory(guess=False).render(CAMERA, moved(z=0.2), [seen])
     assert not (without.provenance == Provenance.IMAGINED).any()
+    assert without.guessed is None
     assert (without.image[without.provenance == Provenance.UNKNOWN] == 0).all()
 
 
