@@ -45,7 +45,7 @@ _MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what cha
 _AROUND = 1  # cells around one that are compared with it
 # Shares of the strength that was told, of the finer and the coarser band: what is not known costs
 # the square of them.
-_SHARES = 0.3, 0.9
+_SHARES = 0.3, 0.95
 _GAIN = 3.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured

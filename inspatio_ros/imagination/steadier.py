@@ -16,7 +16,7 @@ from inspatio_ros.imagination.exemplar_numba import carry
 Float = npt.NDArray[np.float32]
 Pose = npt.NDArray[np.float64]
 
-_KEPT = 0.8  # share of the mean so far; the rest is the frame's own
+_KEPT = 0.9  # share of the mean so far; the rest is the frame's own
 
 
 class Steadier:
