@@ -5,8 +5,8 @@
     .venv/bin/python benchmarks/guessed_depth.py [--worlds 1000000:1000004] [--ahead 0.4 2.0]
 
 A robot's way through analytic worlds (as in fills.py). From every fifth picture the guide of a
-view ahead is drawn, its depth carried on where it is unknown, and compared with the true one there:
-mean absolute error of the natural logarithm, for the nearest known depth and for planes
+view ahead is drawn, its depth carried on where it is unknown, and compared with the true one: mean
+absolute error of the natural logarithm, for the nearest known depth and for planes
 (`extend_depth`), and the milliseconds that the planes took. Prints JSON.
 """
 
