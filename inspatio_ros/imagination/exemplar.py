@@ -21,7 +21,15 @@ import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
-from inspatio_ros.imagination.exemplar_numba import NOWHERE, carry, fresh_cells, grow, paint, vary
+from inspatio_ros.imagination.exemplar_numba import (
+    NOWHERE,
+    carry,
+    fresh_cells,
+    grow,
+    paint,
+    parallax,
+    vary,
+)
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -45,11 +53,13 @@ _MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what cha
 _AROUND = 1  # cells around one that are compared with it
 # Shares of the strength that was told, of the finer and the coarser band: what is not known costs
 # the square of them.
-_SHARES = 0.3, 0.95
+_SHARES = 0.3, 1.0
 _GAIN = 3.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured
-_AS_IT_IS = np.ones((1, 1, 2), np.float32)
+# Cells by which a place may move from frame to frame, beside what the camera's turning does, until
+# its detail is half as strong: as its depth is a guess, so is where it moved.
+_SLIPS = 4.0
 _BLURRED_SMALL = 3.0  # pixels of a blur from which on half the size does
 
 
@@ -115,12 +125,18 @@ class Exemplar:
                             iterations=self._cell // 2)
         below, right = np.subtract(self._places.shape[:2], empty.shape)
         wanted = np.pad(around > 0, ((0, below), (0, right)), mode="edge")
+        before = self._before
         self._follow(depth, world_from_camera, wanted)
         if not empty.any():
             return picture
         coarse = _blurred(picture, self._sigma)
         self._look_up(coarse, wanted)
-        gains = _AS_IT_IS if strength is None else self._gains(empty, strength)
+        gains = self._trust(depth, before)
+        if strength is not None:
+            told = self._gains(empty, strength)
+            gains = told * cv2.resize(gains, told.shape[1::-1])[..., None]
+        else:
+            gains = np.ascontiguousarray(np.broadcast_to(gains[..., None], (*gains.shape, 2)))
         # Next to what was seen the guess is good, and of thin cracks there is nothing else.
         inside = cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3)
         detailed = np.empty_like(picture)
@@ -161,6 +177,16 @@ class Exemplar:
         best = varied.argmin(axis=1)
         grow(rows, costs, best, _SLACK, _FLOOR, _WORN, _MOST,
              self._cell, wanted, offsets, shown, self._places)
+
+    def _trust(self, depth: Float, before: Pose | None) -> Float:
+        """How far detail is to be shown, by cell [h, w], (0, 1]: less of what moves so much that
+        a wrong guess of its depth leads it astray."""
+        moved: Float = np.zeros(self._grid, np.float32)
+        if before is not None and self._before is not None:
+            k = self._camera
+            parallax(np.ascontiguousarray(depth, np.float32), k.fx, k.fy, k.cx, k.cy, k.width,
+                     k.height, np.ascontiguousarray(rigid.invert(before) @ self._before), moved)
+        return np.asarray(1.0 / (1.0 + np.square(moved / (_SLIPS * self._cell))), np.float32)
 
     def _gains(self, empty: Mask, strength: Float) -> Float:
         """By what the bands of detail are multiplied to be as strong as was told: [h, w, 2].

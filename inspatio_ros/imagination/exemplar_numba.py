@@ -51,6 +51,35 @@ def carry(places: Float, wanted: Bool, depth: Float, fx: float, fy: float, cx: f
 
 
 @_jit
+def parallax(depth: Float, fx: float, fy: float, cx: float, cy: float, width: int, height: int,
+             before_from_now: npt.NDArray[np.float64], out: Float) -> None:
+    """By how many pixels each place moved since the frame before for not being far away.
+
+    depth [h, w]: as in `carry`. width, height: of the camera. out [H, W]: of any size.
+    """
+    rows, columns = out.shape
+    m = before_from_now
+    for i in range(rows):
+        v = (i + 0.5) / rows
+        for j in range(columns):
+            u = (j + 0.5) / columns
+            z = float(depth[int(v * depth.shape[0]), int(u * depth.shape[1])])
+            out[i, j] = 0.0
+            if not (z > 0.0 and z < 1e4):
+                continue
+            a, b = (u * width - 0.5 - cx) / fx, (v * height - 0.5 - cy) / fy
+            x = m[0, 0] * a + m[0, 1] * b + m[0, 2]
+            y = m[1, 0] * a + m[1, 1] * b + m[1, 2]
+            w = m[2, 0] * a + m[2, 1] * b + m[2, 2]
+            here = w + m[2, 3] / z
+            if w <= 1e-3 or here <= 1e-3:
+                continue
+            right = fx * ((x + m[0, 3] / z) / here - x / w)
+            down = fy * ((y + m[1, 3] / z) / here - y / w)
+            out[i, j] = np.sqrt(right * right + down * down)
+
+
+@_jit
 def fresh_cells(places: Float, wanted: Bool, cell: int, offsets: Float, shown: Bool,
                 fresh: Bool) -> None:
     """Of every cell [h, w] of cell x cell pixels: whether a wanted pixel has no place yet

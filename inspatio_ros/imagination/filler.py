@@ -159,7 +159,6 @@ class GeometricSession:
         self._frame += 1
         known = guide.provenance != Provenance.UNKNOWN
         colors, share = reduced(guide.image, known)
-        carried: Guide | None = None
         if self._last is not None:
             carried = self._renderer.render(self._camera, pose, [self._last], self._no_cloud)
             fresh = (share == 0) & (carried.provenance != Provenance.UNKNOWN)
@@ -167,9 +166,6 @@ class GeometricSession:
             share[fresh] = 1.0
         complete = continued(colors, share)
         small = cv2.resize(guide.shown_depth, self._camera.size, interpolation=cv2.INTER_NEAREST)
-        if carried is not None and not (small > 0).any():
-            # Nothing is known any more: what was guessed before goes on.
-            small = carried.depth
         depth = extend_depth(np.asarray(small, np.float32))
         if guide.moving is not None:
             # What moves is not where it was: its colours do not fill the next view's holes.

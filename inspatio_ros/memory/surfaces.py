@@ -23,6 +23,8 @@ GAP_REACH = 4
 FAR_REACH = 0.02
 # A fitted slope counts as much as a coarser one when what it rests on is so many cells squared.
 RIDGE = 0.005
+# The same in a sensor's own picture, whose depth is less smooth than what is drawn of it.
+SENSOR_RIDGE = 1.0
 # The guess comes at most so many times nearer than nearly everything measured.
 NEARER = 4.0
 # Neighbours of like depth, of 24, that a drawn pixel needs to stay and an empty one to be filled.
@@ -90,7 +92,7 @@ def extend_depth(depth: Float, sky: bool = False) -> Float:
     height, width = depth.shape
     inverse = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
     guess = np.empty_like(inverse)
-    kernels.planes(inverse, RIDGE, guess)
+    kernels.planes(inverse, SENSOR_RIDGE if sky else RIDGE, guess)
     measured = inverse[known]
     ends = len(measured) // 50, len(measured) - 1 - len(measured) // 50
     far, near = np.partition(measured, ends)[list(ends)]

@@ -10,18 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inspatio_ros.geometry import rigid
-from inspatio_ros.geometry.camera import PinholeCamera
-from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.assessment import extrapolation, provenance_ratios
 from inspatio_ros.imagination.blocks import BlockPlan
-from inspatio_ros.imagination.filler import (
-    GeometricFiller,
-    fill_holes,
-    nearest_blurred,
-    push_pull,
-)
-from inspatio_ros.imagination.request import ImaginationRequest
-from inspatio_ros.memory.guide import Guide
+from inspatio_ros.imagination.filler import fill_holes, nearest_blurred, push_pull
 from inspatio_ros.sensing.observation import Provenance
 
 counts = st.integers(1, 60)
@@ -81,26 +72,6 @@ def test_filling_changes_nothing_that_is_known_and_is_deterministic() -> None:
     npt.assert_array_equal(first[known], image[known])
     npt.assert_array_equal(fill_holes(image, np.ones_like(known)), image)
     assert np.all(fill_holes(image, np.zeros_like(known)) == 128)
-
-
-def test_a_guess_goes_on_where_nothing_known_is_left() -> None:
-    camera = PinholeCamera(64, 48, 50.0, 50.0, 31.5, 23.5)
-    turn = [rigid.from_euler(0, 0.12 * step, 0) for step in range(3)]
-    way = CameraTrajectory(np.stack(turn), np.arange(3.0))
-    picture = np.full((48, 64, 3), 90, np.uint8)
-    seen = Guide(picture, np.full((48, 64), 2.0, np.float32),
-                 np.full((48, 64), Provenance.OBSERVED, np.uint8))
-    blind = Guide(np.zeros_like(picture), np.full((48, 64), np.nan, np.float32),
-                  np.full((48, 64), Provenance.UNKNOWN, np.uint8))
-    session = GeometricFiller().begin(ImaginationRequest(camera, way, ()))
-    session.start_fill([[seen, blind, blind]], ())
-    pictures = session.finish_fill()[0]
-    npt.assert_allclose(session.depths[2], 2.0, rtol=0.5)
-    npt.assert_allclose(pictures[2], 90, atol=2)
-    # Without a frame before there is nothing to go by.
-    alone = GeometricFiller().begin(ImaginationRequest(camera, way, ()))
-    alone.start_fill([[blind]], ())
-    assert np.isnan(alone.depths[0]).all()
 
 
 def test_ratios_add_up_and_strange_labels_are_refused() -> None:
