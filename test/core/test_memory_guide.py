@@ -378,7 +378,7 @@ def test_a_sensor_s_own_picture_has_sky_above_what_it_measured() -> None:
     far = np.quantile(depth[depth > 0], 0.98)
     np.testing.assert_allclose(full[:20], far, rtol=0.1)
     # The road goes on beside what was measured of it.
-    np.testing.assert_allclose(full[50, 60:], depth[50, 59], rtol=0.1)
+    np.testing.assert_allclose(full[50, 60:], depth[50, 59], rtol=0.25)
 
 
 def test_reduced_depth_takes_the_nearest_surface() -> None:
