@@ -26,7 +26,7 @@ from inspatio_ros.memory.splatting import (
 from inspatio_ros.memory.surfaces import (
     SURFACE_JUMP,
     close_gaps,
-    extend_depth,
+    extend_sensor_depth,
     nearest_and_edges,
     reduce_depth,
     tidy,
@@ -296,7 +296,7 @@ class GuideRenderer:
             depth = np.where(filled, remembered, depth)
             ranks[filled] = REMEMBERED
         if self._guess:
-            depth = extend_depth(depth, sky=True)
+            depth = extend_sensor_depth(depth)
         if moving is not None:
             # Neither a guess nor the memory may carry the colours of what moves.
             depth = np.where(moving, np.float32(np.nan), depth)

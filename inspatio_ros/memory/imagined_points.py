@@ -19,7 +19,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.memory.bounding_planes import BoundingPlane, bounding_planes, plane_depth
 from inspatio_ros.memory.exposure import IDENTITY_TONE, inverse_tone
 from inspatio_ros.memory.rolling_cloud import RollingCloud
-from inspatio_ros.memory.surfaces import extend_depth
+from inspatio_ros.memory.surfaces import extend_sensor_depth
 from inspatio_ros.sensing.observation import Observation
 
 Float = npt.NDArray[np.float32]
@@ -154,7 +154,7 @@ def complete_depth(
     none is carried on. All NaN when nothing is known and there is no plane.
     """
     known = depth > 0
-    carried = extend_depth(depth, sky=True)
+    carried = extend_sensor_depth(depth)
     if known.any():
         away = np.asarray(cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, 3))
     else:

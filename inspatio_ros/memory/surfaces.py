@@ -23,8 +23,6 @@ GAP_REACH = 4
 FAR_REACH = 0.02
 # A fitted slope counts as much as a coarser one when what it rests on is so many cells squared.
 RIDGE = 0.005
-# The same in a sensor's own picture, whose depth is less smooth than what is drawn of it.
-SENSOR_RIDGE = 1.0
 # The guess comes at most so many times nearer than nearly everything measured.
 NEARER = 4.0
 # Neighbours of like depth, of 24, that a drawn pixel needs to stay and an empty one to be filled.
@@ -77,32 +75,54 @@ def tidy(image: Byte, depth: Float, min_alike: int = MIN_ALIKE) -> tuple[Byte, F
     return tidy_image, tidy_depth
 
 
-def extend_depth(depth: Float, sky: bool = False) -> Float:
-    """A depth picture without unknown pixels: a guess where nothing was measured.
+def extend_depth(depth: Float) -> Float:
+    """The depth of a drawn view without unknown pixels: a guess where nothing is shown.
 
     Surfaces go on as planes, whose inverse depth is linear in the picture: weighted fits over a
-    pyramid, wide ones bringing their slopes to narrow ones, from the farthest depth measured to
-    `NEARER` times nearer than anything measured. sky: the picture is a sensor's own, which sees
-    nothing above the first measured row because there is nothing near: the guess there soon
-    becomes the farthest depth measured. All unknown stays so.
+    pyramid, wide ones bringing their slopes to narrow ones, from the farthest known depth to
+    `NEARER` times nearer than the nearest. All unknown stays so.
     """
     known = depth > 0
     if known.all() or not known.any():
         return depth
-    height, width = depth.shape
     inverse = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
     guess = np.empty_like(inverse)
-    kernels.planes(inverse, SENSOR_RIDGE if sky else RIDGE, guess)
-    measured = inverse[known]
-    ends = len(measured) // 50, len(measured) - 1 - len(measured) // 50
-    far, near = np.partition(measured, ends)[list(ends)]
+    kernels.planes(inverse, RIDGE, guess)
+    ends = inverse[known]
+    margin = len(ends) // 50
+    far, near = np.partition(ends, (margin, len(ends) - 1 - margin))[[margin, -1 - margin]]
     guess = np.clip(guess, far, near * NEARER)
-    if sky:
-        # Columns without a known row end where the nearest with one do.
-        columns = np.flatnonzero(known.any(axis=0))
-        nearest = columns[np.abs(np.arange(width)[:, None] - columns).argmin(axis=1)]
-        above = np.arange(height)[:, None] < known.argmax(axis=0)[nearest]
+    return np.where(known, depth, 1 / np.maximum(guess, 1e-4)).astype(np.float32)
+
+
+def extend_sensor_depth(depth: Float) -> Float:
+    """A sensor's own depth picture without unknown pixels: a smooth guess where it measured none.
+
+    Inverse depth is carried into the unknown by weighted means over a pyramid: slopes of measured
+    depth are too noisy to carry planes on, as `extend_depth` does. Above everything measured in
+    its column, where lidar and stereo see sky and far roofs, the guess soon becomes the farthest
+    depth measured. All unknown stays so.
+    """
+    known = depth > 0
+    if known.all() or not known.any():
+        return depth
+    inverse = np.where(known, 1 / np.where(known, depth, 1), 0).astype(np.float32)
+    levels = [(inverse, known.astype(np.float32))]
+    while min(levels[-1][0].shape) > 1:
+        values, weights = levels[-1]
+        size = (-(-values.shape[1] // 2), -(-values.shape[0] // 2))
+        mass = cv2.resize(weights, size, interpolation=cv2.INTER_AREA)
+        mean = cv2.resize(values * weights, size, interpolation=cv2.INTER_AREA)
+        levels.append((np.asarray(mean / np.maximum(mass, 1e-12), np.float32),
+                       np.asarray(np.minimum(1.0, 4.0 * mass), np.float32)))
+    guess = levels.pop()[0]
+    for values, weights in reversed(levels):
+        size = (values.shape[1], values.shape[0])
+        guess = values * weights + (1 - weights) * cv2.resize(guess, size)
+    below = np.maximum.accumulate(known, axis=0)
+    if not below.all():
+        far = np.partition(inverse[known], known.sum() // 50)[known.sum() // 50]
         distance = cv2.distanceTransform((~known).astype(np.uint8), cv2.DIST_L2, 3)
-        near_share = np.exp(distance * (-1.0 / (FAR_REACH * width)))
-        guess = np.where(above, far + near_share * (guess - far), guess)
+        near_share = np.exp(distance * (-1.0 / (FAR_REACH * depth.shape[1])))
+        guess = np.where(below, guess, far + near_share * (guess - far))
     return np.where(known, depth, 1 / np.maximum(guess, 1e-4)).astype(np.float32)

@@ -17,6 +17,7 @@ from inspatio_ros.memory.surfaces import (
     NEARER,
     close_gaps,
     extend_depth,
+    extend_sensor_depth,
     nearest_and_edges,
     reduce_depth,
 )
@@ -372,13 +373,16 @@ def test_planes_go_on_where_they_are_not_seen(
 
 
 def test_a_sensor_s_own_picture_has_sky_above_what_it_measured() -> None:
-    depth = np.full((60, 80), np.nan, np.float32)
-    depth[30:, 10:60] = 1.0 / np.linspace(0.02, 0.5, 30)[:, None]
-    full = extend_depth(depth, sky=True)
-    far = np.quantile(depth[depth > 0], 0.98)
-    np.testing.assert_allclose(full[:20], far, rtol=0.1)
-    # The road goes on beside what was measured of it.
-    np.testing.assert_allclose(full[50, 60:], depth[50, 59], rtol=0.25)
+    depth = np.full((32, 48), np.nan, np.float32)
+    depth[16:, :10] = 2.0
+    depth[16:, 40:] = 4.0
+    full = extend_sensor_depth(depth)
+    assert np.isfinite(full).all()
+    np.testing.assert_array_equal(full[depth > 0], depth[depth > 0])
+    assert 2.0 < full[24, 25] <= 4.0
+    assert full[0].min() > 3.5
+    nothing = np.full((4, 4), np.nan, np.float32)
+    assert np.isnan(extend_sensor_depth(nothing)).all()
 
 
 def test_reduced_depth_takes_the_nearest_surface() -> None:
