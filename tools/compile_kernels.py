@@ -12,4 +12,5 @@ from inspatio_ros.imagination.engine import ImaginationEngine
 from inspatio_ros.ros.live import warm_up
 
 camera = PinholeCamera(320, 180, 320.0, 320.0, 160.0, 90.0)
-warm_up(ImaginationEngine(make_backend(BackendOptions("geometric"))), camera)
+for preset in ("geometric", "tiny"):
+    warm_up(ImaginationEngine(make_backend(BackendOptions(preset))), camera)

@@ -146,7 +146,7 @@ class GeneratorBackend:
         return best
 
     def warm_up(self, camera: PinholeCamera) -> None:
-        """Run two blocks of noise: both context lengths, both codec directions."""
+        """Run two blocks of noise with holes: both context lengths, both codec directions."""
         from inspatio_ros.geometry.trajectory import CameraTrajectory
 
         rng = np.random.default_rng(0)
@@ -154,6 +154,7 @@ class GeneratorBackend:
         depth = np.ones(image.shape[:2], np.float32)
         seen = Observation(0, image, depth, camera, np.eye(4))
         labels = np.full(depth.shape, Provenance.OBSERVED, np.uint8)
+        labels[:, :camera.width // 2] = Provenance.UNKNOWN
         request = ImaginationRequest(
             camera, CameraTrajectory(np.eye(4)[None], np.zeros(1)), (seen,))
         session = self.begin(request)
