@@ -84,7 +84,7 @@ class Exemplar:
         coarse = _blurred(picture, self._sigma)
         finer = picture.astype(np.float32) - coarse
         self._detail: Float = np.asarray(_STRONGEST * np.tanh(finer / _STRONGEST), np.float32)
-        # Its two bands, each around the middle; those of no strength told are not set apart.
+        # Its two bands; while no strength is told all of it is in the first.
         self._bands: npt.NDArray[np.int8] = np.zeros((*picture.shape[:2], 6), np.int8)
         self._bands[..., :3] = np.rint(self._detail)
         self._power: Float | None = None

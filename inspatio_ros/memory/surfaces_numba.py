@@ -170,6 +170,10 @@ def tidy(
                 out_image[row, column, 2] = 0
 
 
+# A cell whose share of known pixels is one of so many has a fit that replaces the coarser one.
+_ENOUGH = 16.0
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def planes(inverse: Any, ridge: Any, out: Any) -> None:
     """Inverse depth [H, W] (0 where unknown) with planes where it is unknown.
@@ -252,7 +256,7 @@ def planes(inverse: Any, ridge: Any, out: Any) -> None:
                 a = (yy * xv - xy * yv) / det
                 b = (xx * yv - xy * xv) / det
                 c = m[3] - a * m[1] - b * m[2]
-                share = min(np.float32(1.0), np.float32(16.0) * m[0] / (pixels * cells))
+                share = min(np.float32(1.0), np.float32(_ENOUGH) * m[0] / (pixels * cells))
                 if back == 0:
                     share = np.float32(1.0)
                 fit[0] = up[0] + share * (a - up[0])

@@ -65,8 +65,9 @@ def _sampled(frame: ImaginedFrame) -> ImaginedFrame:
     image = every(frame.image)
     camera = PinholeCamera(image.shape[1], image.shape[0], c.fx / step, c.fy / step, c.cx / step,
                            c.cy / step)
+    # The depth of what is shown: nothing else is asked of it.
     return replace(frame, image=image, camera=camera, guide=Guide(
-        every(guide.image), every(guide.depth), every(guide.provenance)))
+        every(guide.image), every(guide.shown_depth), every(guide.provenance)))
 
 
 def _difference(a: npt.NDArray[np.uint8], b: npt.NDArray[np.uint8],

@@ -337,10 +337,16 @@ def test_gaps_close_only_within_a_surface() -> None:
     assert np.isnan(close_gaps(wide)[:, 12:20]).all()
 
 
-def test_extended_depth_keeps_the_measured_and_guesses_between() -> None:
+def two_walls() -> npt.NDArray[np.float32]:
+    """Depth of the lower half, to the left and right of nothing known."""
     depth = np.full((32, 48), np.nan, np.float32)
     depth[16:, :10] = 2.0
     depth[16:, 40:] = 4.0
+    return depth
+
+
+def test_extended_depth_keeps_the_measured_and_guesses_between() -> None:
+    depth = two_walls()
     full = extend_depth(depth)
     assert np.isfinite(full).all()
     np.testing.assert_array_equal(full[depth > 0], depth[depth > 0])
@@ -373,9 +379,7 @@ def test_planes_go_on_where_they_are_not_seen(
 
 
 def test_a_sensor_s_own_picture_has_sky_above_what_it_measured() -> None:
-    depth = np.full((32, 48), np.nan, np.float32)
-    depth[16:, :10] = 2.0
-    depth[16:, 40:] = 4.0
+    depth = two_walls()
     full = extend_sensor_depth(depth)
     assert np.isfinite(full).all()
     np.testing.assert_array_equal(full[depth > 0], depth[depth > 0])
