@@ -49,6 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pack.add_argument("--domain", default="", help="name of this kind of data")
     pack.add_argument("--held-out", action="store_true", help="only to judge, never to train on")
     pack.add_argument("--no-faults", action="store_true", help="a perfect sensor")
+    pack.add_argument("--stereo", action="store_true",
+                      help="worlds: depth from matching a pair, domain 'NAME stereo'")
     pack.add_argument("--skip", type=int, default=0, help="frames of a recording left out")
     pack.add_argument("--limit", type=int, default=0, help="frames of a recording used, 0: all")
     pack.add_argument("--stride", type=int, default=3, help="frames from clip to clip")
@@ -191,7 +193,7 @@ def _clips(args: argparse.Namespace) -> Iterator[Clip]:
             if name not in WORLDS:
                 raise ClipError(f"no world '{name}'; there are {', '.join(WORLDS)}")
             for seed in _seeds(args.seeds):
-                yield world_clip(maker, name, seed, faults=faults)
+                yield world_clip(maker, name, seed, faults=faults, stereo=args.stereo)
         return
     if not args.licence:
         raise ClipError(f"--licence: say under what licence {', '.join(args.source)} may be used")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -31,11 +30,12 @@ from inspatio_ros.memory.world_memory import MemoryOptions, WorldMemory
 from inspatio_ros.sensing.observation import Observation
 from inspatio_ros.training.augment import Faults, FaultyMemory, faulty_observation
 from inspatio_ros.training.clips import Clip, ClipInfo
+from inspatio_ros.training.stereo_sensor import Renderable, StereoSensor
 from inspatio_ros.worlds.clutter import clutter
 from inspatio_ros.worlds.photographs import photograph_world
 from inspatio_ros.worlds.room import room
 from inspatio_ros.worlds.street import street
-from inspatio_ros.worlds.world import View, World
+from inspatio_ros.worlds.world import World
 
 Image = npt.NDArray[np.uint8]
 Array = npt.NDArray[np.float64]
@@ -44,15 +44,8 @@ Array = npt.NDArray[np.float64]
 HELD_OUT_SEED = 1_000_000
 # What a block of the model holds at most; older pictures would never be shown.
 _SOURCE_FRAMES = 12
+_STREET_SPEED, _PAIR_SPEED = (2.0, 9.0), (4.0, 16.0)  # m/s, of a robot and of a car with a pair
 WORLDS = {"room": room, "street": street, "clutter": clutter}
-
-
-class Renderable(Protocol):
-    """Anything with an exact view from everywhere."""
-
-    def render(self, camera: PinholeCamera, world_from_camera: Array, time: float = 0.0) -> View:
-        """The view of a camera at a time."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -97,9 +90,14 @@ class ClipMaker:
 # --- worlds -------------------------------------------------------------------------------------
 
 
-def world_clip(maker: ClipMaker, domain: str, seed: int, *, faults: bool = True) -> Clip:
-    """A clip in the world `domain` of `seed`; seeds from HELD_OUT_SEED on are held out."""
-    rng = np.random.default_rng([seed, sorted(WORLDS).index(domain)])
+def world_clip(maker: ClipMaker, domain: str, seed: int, *, faults: bool = True,
+               stereo: bool = False) -> Clip:
+    """A clip in the world `domain` of `seed`; seeds from HELD_OUT_SEED on are held out.
+
+    stereo: depth comes from matching a pair (the domain is then called `DOMAIN stereo`), and
+    streets are driven faster.
+    """
+    rng = np.random.default_rng([seed, sorted(WORLDS).index(domain), *([1] * stereo)])
     world = WORLDS[domain](seed)
     camera = _random_camera(maker.size, rng)
     period = float(rng.choice([0.07, 0.1, 0.2]))
@@ -107,10 +105,12 @@ def world_clip(maker: ClipMaker, domain: str, seed: int, *, faults: bool = True)
     start = float(rng.uniform(0, 60))
     times = start + np.concatenate([0.2 * np.arange(-seen + 1, 1),
                                     period * np.arange(1, maker.size.frames + 1)])
-    poses = drive_poses(world, domain, times, rng)
-    return _rendered_clip(maker, ClipInfo("v2v", domain, f"{domain}-{seed}", "Apache-2.0",
-                                          seed >= HELD_OUT_SEED),
-                          world, camera, poses, times, seen, rng, faults)
+    poses = drive_poses(world, domain, times, rng, _PAIR_SPEED if stereo else None)
+    name = f"{domain} stereo" if stereo else domain
+    return _rendered_clip(maker, ClipInfo("v2v", name, f"{name}-{seed}".replace(" ", "-"),
+                                          "Apache-2.0", seed >= HELD_OUT_SEED),
+                          world, camera, poses, times, seen, rng, faults,
+                          outdoors=domain == "street", stereo=stereo)
 
 
 def photograph_clip(maker: ClipMaker, photographs: list[Image], seed: int, licence: str, *,
@@ -130,15 +130,21 @@ def photograph_clip(maker: ClipMaker, photographs: list[Image], seed: int, licen
 
 def _rendered_clip(maker: ClipMaker, info: ClipInfo, world: Renderable, camera: PinholeCamera,
                    poses: Array, times: npt.NDArray[np.float64], seen: int,
-                   rng: np.random.Generator, faults: bool) -> Clip:
-    outdoors = info.domain == "street"
+                   rng: np.random.Generator, faults: bool, *, outdoors: bool = False,
+                   stereo: bool = False) -> Clip:
     sensor = Faults.drawn(rng, outdoors) if faults else Faults()
     memory = WorldMemory(MemoryOptions(capacity=400_000, max_radius=100.0 if outdoors else 30.0,
                                        voxel_size=0.05 if outdoors else 0.02))
     observed: list[Observation] = []
+    pair = StereoSensor(camera, rng, outdoors) if stereo else None
+    if pair is not None:  # its own errors are enough
+        sensor = replace(sensor, depth_noise=0.0, depth_blur=0.0, dropped_depth=0.0)
     for pose, time in zip(poses[:seen], times[:seen], strict=True):
-        view = world.render(camera, pose, time)
-        exact = Observation(round(time * 1e9), view.image, view.depth, camera, pose)
+        if pair is not None:
+            exact = pair.observe(world, pose, float(time))
+        else:
+            view = world.render(camera, pose, time)
+            exact = Observation(round(time * 1e9), view.image, view.depth, camera, pose)
         observed.append(faulty_observation(exact, replace(sensor, exposure=0.0), rng))
         memory.integrate(faulty_observation(observed[-1], Faults(exposure=sensor.exposure), rng))
     truth = [world.render(camera, pose, time).image
@@ -163,10 +169,15 @@ def _swing(times: npt.NDArray[np.float64], rng: np.random.Generator, degrees: fl
 
 
 def drive_poses(world: World, domain: str, times: npt.NDArray[np.float64],
-                rng: np.random.Generator) -> Array:
-    """Camera poses of a robot on the world's drive path that looks about."""
+                rng: np.random.Generator, street_speed: tuple[float, float] | None = None
+                ) -> Array:
+    """Camera poses of a robot on the world's drive path that looks about.
+
+    street_speed: m/s, the range out of which the speed on a street is drawn.
+    """
     outdoors = domain == "street"
-    speed = float(rng.uniform(2.0, 9.0) if outdoors else rng.uniform(0.15, 0.8))
+    speed = float(rng.uniform(*(street_speed or _STREET_SPEED)) if outdoors
+                  else rng.uniform(0.15, 0.8))
     height = float(rng.uniform(1.0, 2.0) if outdoors else rng.uniform(0.4, 1.7))
     base = world.drive(speed, times)
     yaw = float(rng.choice([0.0, 0.0, np.pi])) + _swing(times, rng, 12.0 if outdoors else 55.0)

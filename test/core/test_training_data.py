@@ -51,9 +51,11 @@ from inspatio_ros.training.sources import (
     recording_clips,
     world_clip,
 )
+from inspatio_ros.training.stereo_sensor import StereoSensor
 from inspatio_ros.worlds.clutter import clutter
 from inspatio_ros.worlds.photographs import Billboard, PhotographWorld
 from inspatio_ros.worlds.room import room
+from inspatio_ros.worlds.street import street
 
 SIZE = ClipSize(64, 32, 12)
 
@@ -225,6 +227,38 @@ def test_a_world_clip_is_repeatable_and_its_known_part_is_right(domain: str) -> 
     assert 0.05 < share < 1.0
     error = np.abs(clip.render.astype(float) - clip.truth).mean(axis=-1)
     assert error[clip.known].mean() < 0.8 * error[~clip.known].mean()
+
+
+@pytest.mark.parametrize("domain", ["room", "street"])
+def test_a_stereo_clip_is_of_another_domain_and_repeatable(domain: str) -> None:
+    maker = ClipMaker(ClipSize(112, 64, 12))
+    clip, again = (world_clip(maker, domain, 4, stereo=True) for _ in range(2))
+    assert clip.info.domain == f"{domain} stereo"
+    assert clip.info.recording == f"{domain}-stereo-4"
+    assert np.array_equal(clip.truth, again.truth)
+    assert np.array_equal(clip.render, again.render)
+    assert clip.known is not None
+    assert clip.render is not None
+    assert 0.05 < clip.known.mean() < 1.0
+    error = np.abs(clip.render.astype(float) - clip.truth).mean(axis=-1)
+    assert error[clip.known].mean() < 0.8 * error[~clip.known].mean()
+
+
+def test_a_pair_sees_depth_with_the_errors_of_matching() -> None:
+    camera = PinholeCamera(224, 128, 180.0, 180.0, 111.5, 63.5)
+    world = street(3)
+    pose = world.drive(5.0, np.zeros(1))[0] @ rigid.from_euler(
+        0.0, 0.0, 0.0, (0.0, 0.0, 1.5)) @ rigid.BODY_FROM_OPTICAL
+    sensor = StereoSensor(camera, np.random.default_rng(0), outdoors=True)
+    seen = sensor.observe(world, pose, 0.0)
+    true = world.render(sensor.camera, pose, 0.0)
+    assert sensor.camera.width > 2 * camera.width
+    assert np.abs(seen.image.astype(float) - true.image).mean() > 0.3
+    both = (seen.depth > 0) & (true.depth > 0)
+    assert 0.3 < both.mean() < 1.0
+    off = np.abs(seen.depth[both] / true.depth[both] - 1)
+    assert np.median(off) < 0.03
+    assert np.mean(off > 0.1) > 0.002
 
 
 def test_held_out_seeds_are_marked() -> None:
