@@ -133,8 +133,11 @@ class GeometricSession:
         self._frame = 0
         self._filled: list[list[Image]] = []
         self._last: Observation | None = None
-        # Of the block's frames, at half the size: guessed where nothing was seen.
+        # Of the block's frames, at half the size: guessed where nothing was seen; of a frame that
+        # shows nothing at all the one before, since along a way much stays where it is in the
+        # picture: the road below, what is far ahead.
         self.depths: list[Float] = []
+        self._guess: Float | None = None
 
     def start_fill(
         self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
@@ -174,7 +177,9 @@ class GeometricSession:
             depth = np.where(cv2.dilate(gone, np.ones((3, 3), np.uint8)) > 0,
                              np.float32(np.nan), depth)
         self._last = Observation(self._frame, complete, depth, self._camera, pose)
-        self.depths.append(np.asarray(depth, np.float32))
+        if self._guess is None or (depth > 0).any():
+            self._guess = np.asarray(depth, np.float32)
+        self.depths.append(self._guess)
         return merged(guide.image, known, complete)
 
 

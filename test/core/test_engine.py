@@ -186,3 +186,36 @@ def test_each_frame_from_its_own_reference(seen: list[Observation]) -> None:
         assert frame.source_stamp_ns == reference.stamp_ns
         assert frame.extrapolation_distance == pytest.approx(0.0, abs=1e-9)
         assert psnr(frame.image, reference.image) > 30
+
+
+def test_a_view_of_nothing_known_keeps_the_depth_of_the_one_before() -> None:
+    """What follows places by depth goes on; the colours begin anew."""
+    shape = (CAMERA.height, CAMERA.width)
+    image = np.full((*shape, 3), 200, np.uint8)
+    some = np.full(shape, Provenance.OBSERVED, np.uint8)
+    some[:, 80:] = Provenance.UNKNOWN
+    empty = np.full(shape, Provenance.UNKNOWN, np.uint8)
+    depth = np.where(some > 0, np.float32(3.0), np.float32(np.nan))
+    nothing = np.full(shape, np.nan, np.float32)
+    away = rigid.from_euler(0.0, np.pi, 0.0, (0.0, 0.0, 0.0))  # nothing carried is in view
+    request = ImaginationRequest(CAMERA, CameraTrajectory(
+        np.stack([np.eye(4), away, away]), np.arange(3.0)), ())
+    session = GeometricFiller().begin(request)
+    session.start_fill([[Guide(image, depth, some)] + [Guide(image * 0, nothing, empty)] * 2], ())
+    first, second, third = session.depths
+    assert np.isfinite(first).all()
+    npt.assert_array_equal(second, first)
+    npt.assert_array_equal(third, first)
+    pictures = session.finish_fill()[0]
+    assert (pictures[0][:, :70] == 200).all()
+    assert (pictures[1] == 128).all()
+
+
+def test_without_anything_known_there_is_no_depth() -> None:
+    shape = (CAMERA.height, CAMERA.width)
+    guide = Guide(np.zeros((*shape, 3), np.uint8), np.full(shape, np.nan, np.float32),
+                  np.full(shape, Provenance.UNKNOWN, np.uint8))
+    request = ImaginationRequest(CAMERA, CameraTrajectory(np.eye(4)[None], np.zeros(1)), ())
+    session = GeometricFiller().begin(request)
+    session.start_fill([[guide]], ())
+    assert np.isnan(session.depths[0]).all()
