@@ -45,7 +45,7 @@ _LEVEL = 25.0
 # A neighbour's place is good enough up to so many times the best cost, and squared grey values.
 _SLACK, _FLOOR = 1.5, 200.0
 _VARIED = 100.0  # squared grey values by which chance decides between what is alike
-_MOST = 400.0  # squared grey values: what differs more is not alike
+_MOST = 1000.0  # squared grey values: what differs more is not alike
 _WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen to full detail
@@ -53,13 +53,16 @@ _MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what cha
 _AROUND = 1  # cells around one that are compared with it
 # Shares of the strength that was told, of the finer and the coarser band: what is not known costs
 # the square of them.
-_SHARES = 0.3, 1.0
-_GAIN = 3.0  # of detail at most
+_SHARES = 0.33, 1.0
+_GAIN = 4.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured
-# Cells by which a place may move from frame to frame, beside what the camera's turning does, until
-# its detail is half as strong: as its depth is a guess, so is where it moved.
-_SLIPS = 4.0
+# The guessed depth of a place, and with it its parallax, is off by a share of how much depths
+# differ in the view (the deviation of their logarithm): by this next to what was seen, and by all
+# of it so many picture widths away (benchmarks/guessed_depth.py), at most by so much of it.
+_DOUBT, _DOUBTFUL, _MOST_DOUBT = 0.03, 0.37, 1.5
+_SLIPS = 0.4  # cells that it may slip from frame to frame until its detail is half as strong
+_SPARSE = 4  # pixels of depth from one that is looked at for this to the next
 _BLURRED_SMALL = 3.0  # pixels of a blur from which on half the size does
 
 
@@ -131,17 +134,18 @@ class Exemplar:
             return picture
         coarse = _blurred(picture, self._sigma)
         self._look_up(coarse, wanted)
-        gains = self._trust(depth, before)
+        # Next to what was seen the guess is good, and of thin cracks there is nothing else.
+        inside = np.asarray(cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3),
+                            np.float32)
+        gains = self._trust(depth, before, inside)
         if strength is not None:
             told = self._gains(empty, strength)
             gains = told * cv2.resize(gains, told.shape[1::-1])[..., None]
         else:
             gains = np.ascontiguousarray(np.broadcast_to(gains[..., None], (*gains.shape, 2)))
-        # Next to what was seen the guess is good, and of thin cracks there is nothing else.
-        inside = cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3)
         detailed = np.empty_like(picture)
-        paint(np.ascontiguousarray(picture), coarse, np.asarray(inside, np.float32),
-              1.0 / (_RIM * self._cell), self._places, self._bands, gains, detailed)
+        paint(np.ascontiguousarray(picture), coarse, inside, 1.0 / (_RIM * self._cell),
+              self._places, self._bands, gains, detailed)
         return detailed
 
     def _follow(self, depth: Float, world_from_camera: Pose, wanted: Mask) -> None:
@@ -178,15 +182,19 @@ class Exemplar:
         grow(rows, costs, best, _SLACK, _FLOOR, _WORN, _MOST,
              self._cell, wanted, offsets, shown, self._places)
 
-    def _trust(self, depth: Float, before: Pose | None) -> Float:
-        """How far detail is to be shown, by cell [h, w], (0, 1]: less of what moves so much that
-        a wrong guess of its depth leads it astray."""
+    def _trust(self, depth: Float, before: Pose | None, inside: Float) -> Float:
+        """How far detail is to be shown, by cell [h, w], (0, 1]: less of what a wrong guess of
+        its depth leads far astray. inside [H, W]: pixels to what was seen."""
         moved: Float = np.zeros(self._grid, np.float32)
         if before is not None and self._before is not None:
             k = self._camera
             parallax(np.ascontiguousarray(depth, np.float32), k.fx, k.fy, k.cx, k.cy, k.width,
                      k.height, np.ascontiguousarray(rigid.invert(before) @ self._before), moved)
-        return np.asarray(1.0 / (1.0 + np.square(moved / (_SLIPS * self._cell))), np.float32)
+        reach = np.float32(_DOUBTFUL * self._camera.width)
+        distance = cv2.resize(inside, self._grid[::-1], interpolation=cv2.INTER_NEAREST)
+        doubt = _DOUBT + np.minimum(distance, _MOST_DOUBT * reach) / reach
+        slips = moved * doubt * _spread(depth) / (_SLIPS * self._cell)
+        return np.asarray(1.0 / (1.0 + np.square(slips)), np.float32)
 
     def _gains(self, empty: Mask, strength: Float) -> Float:
         """By what the bands of detail are multiplied to be as strong as was told: [h, w, 2].
@@ -239,6 +247,13 @@ class Exemplar:
         level = np.float32(_LEVEL * math.sqrt(colors.shape[1] + 1) / height)
         rows = np.repeat(level * np.arange(height, dtype=np.float32), width)
         return np.ascontiguousarray(np.column_stack([colors, rows]))
+
+
+def _spread(depth: Float) -> float:
+    """How much depths [h, w] differ: the deviation of their natural logarithm."""
+    looked_at = depth[::_SPARSE, ::_SPARSE]
+    known = looked_at[(looked_at > 0) & (looked_at < np.inf)]
+    return float(np.log(known).std()) if len(known) else 0.0
 
 
 def _blurred(picture: Image, sigma: float) -> Image:

@@ -23,6 +23,9 @@ from inspatio_ros.sensing.observation import Observation, Provenance
 CAMERA = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
 HERE = np.eye(4)
 WALL = np.full((120, 208), 3.0, np.float32)
+# The same wall between things far behind it: what is guessed there may be wrong by much.
+UNEVEN = WALL.copy()
+UNEVEN[:30] = UNEVEN[90:] = 30.0
 
 
 def rough(height: int, width: int, strength: float, seed: int = 0) -> np.ndarray:
@@ -203,9 +206,31 @@ def test_what_moves_fast_beside_the_camera_gets_little_detail() -> None:
     for name, exemplar, pose in (
             ("still", still, HERE), ("fast", fast, rigid.from_euler(0, 0, 0, (1.0, 0, 0))),
             ("turned", turned, rigid.from_euler(0, 0.3, 0))):
-        exemplar.add(guess, empty, WALL, HERE)
-        made = exemplar.add(guess, empty, WALL, pose)
+        exemplar.add(guess, empty, UNEVEN, HERE)
+        made = exemplar.add(guess, empty, UNEVEN, pose)
         strength[name] = float(made[empty].std())
     # A metre beside a wall three metres off: 100 pixels. Turning is followed whatever the depth.
     assert strength["fast"] < 0.3 * strength["still"]
     assert strength["turned"] > 0.8 * strength["still"]
+
+
+def test_next_to_what_was_seen_and_among_even_depths_detail_stays() -> None:
+    """There the depth is guessed well, and so is the way of what moves."""
+    truth = rough(240, 416, 60.0)
+    empty = hole(slice(60, 180), slice(0, 416))
+    guess = np.full((240, 416, 3), 128, np.uint8)
+
+    def kept(depth: np.ndarray) -> tuple[float, float]:
+        made = []
+        for pose in (HERE, rigid.from_euler(0, 0, 0, (0.2, 0, 0))):  # by 20 pixels
+            exemplar = Exemplar(truth, CAMERA, 1.9)
+            exemplar.add(guess, empty, depth, HERE)
+            made.append(exemplar.add(guess, empty, depth, pose).astype(float))
+        rim, middle = (made[1][rows, 30:386].std() / made[0][rows, 30:386].std()
+                       for rows in (slice(68, 76), slice(112, 128)))
+        return float(rim), float(middle)
+
+    rim, middle = kept(UNEVEN)
+    assert rim > 0.65
+    assert middle < 0.5 * rim
+    assert min(kept(WALL)) > 0.95
