@@ -54,6 +54,9 @@ _AROUND = 1  # cells around one that are compared with it
 # Shares of the strength that was told, of the finer and the coarser band: what is not known costs
 # the square of them.
 _SHARES = 0.33, 1.0
+# Real detail is strong in few places; what is told of it is a mean, and more even. It is made less
+# so, times this power of its ratio to so many grey values (log2).
+_UNEVEN, _EVEN = 0.3, 3.0
 _GAIN = 4.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured
@@ -217,7 +220,8 @@ class Exemplar:
         around = (_AROUND_STRENGTH, _AROUND_STRENGTH)
         counted = np.maximum(cv2.blur(share, around), 1e-3)
         power = cv2.blur(power * share[..., None], around) / counted[..., None]
-        told = np.array(_SHARES, np.float32) * np.exp2(strength)
+        uneven = strength + _UNEVEN * (strength - _EVEN)
+        told = np.array(_SHARES, np.float32) * np.exp2(uneven)
         return np.asarray(np.minimum(told / np.sqrt(power + _FAINT**2), _GAIN), np.float32)
 
     def _split(self, size: tuple[int, int]) -> Float:

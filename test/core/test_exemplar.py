@@ -14,7 +14,7 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
-from inspatio_ros.imagination.exemplar import _SHARES, Exemplar
+from inspatio_ros.imagination.exemplar import _EVEN, _SHARES, _UNEVEN, Exemplar
 from inspatio_ros.imagination.generator import GeneratorBackend
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
@@ -93,7 +93,7 @@ def test_detail_is_as_strong_as_was_told() -> None:
     np.testing.assert_array_equal(made[~empty], guess[~empty])
     small = cv2.resize(made.mean(axis=2), (208, 120), interpolation=cv2.INTER_AREA)
     fine = small - cv2.GaussianBlur(small, (0, 0), 1.0)
-    wanted = _SHARES[0] * 16.0
+    wanted = _SHARES[0] * 2.0 ** (4.0 + _UNEVEN * (4.0 - _EVEN))
     assert abs(fine[30:90, 40:90].std() - wanted) < 0.3 * wanted
     assert small[30:90, 120:180].std() < 1.5
 
