@@ -33,7 +33,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "files": frozenset({"geometry", "sensing", "depth", "messages", "imagination.request"}),
     "training": frozenset({
         "geometry", "sensing", "memory", "model", "imagination", "files", "worlds",
-        "evaluation.perceptual",
+        "evaluation.perceptual", "depth.stereo",
     }),
     "evaluation": frozenset({
         "geometry", "sensing", "depth", "messages", "memory", "imagination", "files", "worlds",
