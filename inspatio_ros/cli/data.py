@@ -187,6 +187,8 @@ def _counted(clips: Iterator[Clip]) -> Iterator[Clip]:
 def _clips(args: argparse.Namespace) -> Iterator[Clip]:
     size = _size(args)
     faults = not args.no_faults
+    if args.stereo and args.kind != "world":
+        raise ClipError(f"--stereo renders the pairs of a world; {args.kind} has none to render")
     if args.kind == "world":
         maker = ClipMaker(size)
         for name in args.source:

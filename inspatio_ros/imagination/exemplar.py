@@ -200,7 +200,8 @@ class Exemplar:
         return np.asarray(1.0 / (1.0 + np.square(slips)), np.float32)
 
     def _gains(self, empty: Mask, strength: Float) -> Float:
-        """By what the bands of detail are multiplied to be as strong as was told: [h, w, 2].
+        """By what the bands of detail are multiplied to be as strong as was told, made less even
+        and taken in shares: [h, w, 2].
 
         strength [h, w, 2]: log2 of grey values, at the size at which both are compared: what a
         blur of one pixel takes away there, and the rest.

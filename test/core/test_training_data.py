@@ -244,6 +244,14 @@ def test_a_stereo_clip_is_of_another_domain_and_repeatable(domain: str) -> None:
     assert error[clip.known].mean() < 0.8 * error[~clip.known].mean()
 
 
+def test_only_worlds_have_pairs_to_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]
+                                          ) -> None:
+    out = tmp_path / f"a{SUFFIX}"
+    assert cli.main(["data", "pack", str(out), "photographs", str(tmp_path), "--stereo"]) != 0
+    assert "--stereo" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_pair_sees_depth_with_the_errors_of_matching() -> None:
     camera = PinholeCamera(224, 128, 180.0, 180.0, 111.5, 63.5)
     world = street(3)
