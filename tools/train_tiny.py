@@ -72,7 +72,7 @@ STUDENT = ["--stage", "causal", "--begin", "render", "--batch-size", "4", "--ste
            "--average", "0.998", "--compile"]
 STEPS = (1000, 250)  # denoising steps of the model that ships
 FINISHER = ["--batch", "24", "--steps", "19000", "--learning-rate", "8e-4",
-            "--absolute-weight", "0.1", "--gradient-weight", "0.1", "--hints", "--strength"]
+            "--absolute-weight", "0.1", "--gradient-weight", "0.1", "--hints"]
 TEACHER = ["--stage", "teacher", "--batch-size", "4", "--steps", "300", "--learning-rate", "3e-4",
            "--warm-up", "30", "--average", "0.98", "--compile"]
 DISTILLED = ["--stage", "jdmd", "--batch-size", "2", "--steps", "400", "--learning-rate", "2e-5",

@@ -55,7 +55,7 @@ DISTILLED_OPTIONS: dict[str, Any] = {
 BATCHES = {"causal": 64, "teacher": 64, "jdmd": 32}
 FINISHER_OPTIONS: dict[str, Any] = {
     "batch": 128, "learning_rate": 1e-3, "absolute_weight": 0.1, "gradient_weight": 0.1,
-    "told_weight": 0.003, "hints": True, "strength": True}
+    "hints": True}
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
+from inspatio_ros.imagination.doubt import doubt
 from inspatio_ros.imagination.exemplar_numba import (
-    NOWHERE,
     carry,
     fresh_cells,
     grow,
@@ -46,26 +46,25 @@ _LEVEL = 25.0
 _SLACK, _FLOOR = 1.5, 200.0
 _VARIED = 100.0  # squared grey values by which chance decides between what is alike
 _MOST = 1000.0  # squared grey values: what differs more is not alike
-_WORN = 2.0  # a place is looked up anew when it has come to cost so many times that limit
+_WORN = 4.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
-_RIM = 1.0  # cells from what was seen to full detail
+_RIM = 1.0  # cells from what was seen to detail at all
+# Near what was seen the guess is good, and detail costs the most: there it has this share of its
+# strength, all of it so many picture widths away.
+_NEAR, _FULL = 0.4, 0.08
 _MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what chance decides
 _AROUND = 1  # cells around one that are compared with it
-# Shares of the strength that was told, of the finer and the coarser band: what is not known costs
-# the square of them.
-_SHARES = 0.33, 1.0
-# Real detail is strong in few places; what is told of it is a mean, and more even. It is made less
-# so, times this power of its ratio to so many grey values (log2).
-_UNEVEN, _EVEN = 0.3, 3.0
+# Shares of the example's own strength that the finer and the coarser band are shown with: what is
+# not known costs the square of them.
+_SHARES = 0.6, 1.1
+# Detail of a place is as strong as where it is from to this power times what is usual in the
+# picture: hardly more can be told of how strong it should be.
+_UNEVEN = 0.4
 _GAIN = 4.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
-_AROUND_STRENGTH = 25  # pixels of the guess around one over which strength is measured
-# The guessed depth of a place, and with it its parallax, is off by a share of how much depths
-# differ in the view (the deviation of their logarithm): by this next to what was seen, and by all
-# of it so many picture widths away (benchmarks/guessed_depth.py), at most by so much of it.
-_DOUBT, _DOUBTFUL, _MOST_DOUBT = 0.03, 0.37, 1.5
-_SLIPS = 0.4  # cells that it may slip from frame to frame until its detail is half as strong
-_SPARSE = 4  # pixels of depth from one that is looked at for this to the next
+_AROUND_POWER = 5  # cells around one over which strength is measured
+# Cells that a place may slip from frame to frame until the detail of a band is half as strong.
+_SLIPS = 0.25, 0.3
 _BLURRED_SMALL = 3.0  # pixels of a blur from which on half the size does
 
 
@@ -89,15 +88,17 @@ class Exemplar:
         self._sigma = max(self._cell / 2.0, 0.5)
         coarse = _blurred(picture, self._sigma)
         finer = picture.astype(np.float32) - coarse
-        self._detail: Float = np.asarray(_STRONGEST * np.tanh(finer / _STRONGEST), np.float32)
-        # Its two bands; while no strength is told all of it is in the first.
-        self._bands: npt.NDArray[np.int8] = np.zeros((*picture.shape[:2], 6), np.int8)
-        self._bands[..., :3] = np.rint(self._detail)
-        self._power: Float | None = None
+        detail: Float = np.asarray(_STRONGEST * np.tanh(finer / _STRONGEST), np.float32)
+        broad = np.asarray(cv2.GaussianBlur(detail, (0, 0), max(coarseness, 0.5)), np.float32)
+        # Of its two bands, what a blur of one pixel of the guess takes away and the rest.
+        self._bands: npt.NDArray[np.int8] = np.rint(
+            np.dstack([detail - broad, broad])).clip(-128, 127).astype(np.int8)
         self._grid = -(-camera.height // self._cell), -(-camera.width // self._cell)
         described = self._described(coarse)
         self._example = np.ascontiguousarray(np.column_stack(
             [described, np.ones(len(described), np.float32), np.square(described).sum(axis=1)]).T)
+        greys = [self._cells(band.mean(axis=2) ** 2) for band in (detail - broad, broad)]
+        self._power: Float = np.ascontiguousarray(np.dstack(greys), np.float32)
         self._turn = np.arange(self._grid[0] * self._grid[1]).reshape(self._grid) * 5 % _TURNS
         height, width = self._grid[0] * self._cell, self._grid[1] * self._cell
         # Which pixel of the example each one shows, x NaN for none; filled up to whole cells.
@@ -108,18 +109,15 @@ class Exemplar:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self._detail, self._bands, self._example, self._turn, self._places, self._power)
-        return sum(array.nbytes for array in arrays if array is not None)
+        return sum(array.nbytes for array in (
+            self._bands, self._example, self._turn, self._places, self._power))
 
-    def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose,
-            strength: Float | None = None) -> Image:
+    def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose) -> Image:
         """The uint8 RGB [H, W, 3] picture with detail where bool `empty` [H, W] holds.
 
         Calls follow the way. depth [h, w], any size of the same aspect: m, by which what was
         shown is followed from the frame before; NaN where it is not known. world_from_camera
-        [4, 4]: where the picture is seen from. strength [h, w, 2], of the guess: how strong detail
-        should be, log2 of grey values in two bands (model.finisher.detail_strength); None: as
-        strong as the example's. Raises ValueError for another size.
+        [4, 4]: where the picture is seen from. Raises ValueError for another size.
         """
         camera = self._camera
         if picture.shape[:2] != (camera.height, camera.width) or (
@@ -140,12 +138,7 @@ class Exemplar:
         # Next to what was seen the guess is good, and of thin cracks there is nothing else.
         inside = np.asarray(cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3),
                             np.float32)
-        gains = self._trust(depth, before, inside)
-        if strength is not None:
-            told = self._gains(empty, strength)
-            gains = told * cv2.resize(gains, told.shape[1::-1])[..., None]
-        else:
-            gains = np.ascontiguousarray(np.broadcast_to(gains[..., None], (*gains.shape, 2)))
+        gains = self._gains(around) * self._trust(depth, before, inside)
         detailed = np.empty_like(picture)
         paint(np.ascontiguousarray(picture), coarse, inside, 1.0 / (_RIM * self._cell),
               self._places, self._bands, gains, detailed)
@@ -186,55 +179,47 @@ class Exemplar:
              self._cell, wanted, offsets, shown, self._places)
 
     def _trust(self, depth: Float, before: Pose | None, inside: Float) -> Float:
-        """How far detail is to be shown, by cell [h, w], (0, 1]: less of what a wrong guess of
-        its depth leads far astray. inside [H, W]: pixels to what was seen."""
+        """How far detail is to be shown, by cell and band [h, w, 2], (0, 1]: less near what was
+        seen, and of what a wrong guess of its depth leads far astray. inside [H, W]: pixels to
+        what was seen."""
         moved: Float = np.zeros(self._grid, np.float32)
         if before is not None and self._before is not None:
             k = self._camera
             parallax(np.ascontiguousarray(depth, np.float32), k.fx, k.fy, k.cx, k.cy, k.width,
                      k.height, np.ascontiguousarray(rigid.invert(before) @ self._before), moved)
-        reach = np.float32(_DOUBTFUL * self._camera.width)
         distance = cv2.resize(inside, self._grid[::-1], interpolation=cv2.INTER_NEAREST)
-        doubt = _DOUBT + np.minimum(distance, _MOST_DOUBT * reach) / reach
-        slips = moved * doubt * _spread(depth) / (_SLIPS * self._cell)
-        return np.asarray(1.0 / (1.0 + np.square(slips)), np.float32)
+        slips = moved * doubt(np.asarray(distance, np.float32), depth, self._camera.width)
+        slips = slips[..., None] / (np.array(_SLIPS, np.float32) * self._cell)
+        full = np.float32(_FULL * self._camera.width)
+        away = (np.minimum(distance, full) / full)[..., None]
+        return np.asarray((_NEAR + (1.0 - _NEAR) * away) / (1.0 + np.square(slips)), np.float32)
 
-    def _gains(self, empty: Mask, strength: Float) -> Float:
-        """By what the bands of detail are multiplied to be as strong as was told, made less even
-        and taken in shares: [h, w, 2].
+    def _gains(self, around: npt.NDArray[Any]) -> Float:
+        """By what the bands of detail are multiplied, by cell [h, w, 2]. around [H, W]: 1 where
+        detail is wanted."""
+        middle, (rows, columns) = self._cell // 2, self._grid
+        places = self._places[middle::self._cell, middle::self._cell]
+        shown = places[..., 0] >= 0
+        places = np.where(shown[..., None], places, np.float32(0.0))
+        i = (places[..., 1] / self._cell).astype(np.int32).clip(0, rows - 1)
+        j = (places[..., 0] / self._cell).astype(np.int32).clip(0, columns - 1)
+        counted = self._cells(around) * shown
+        side = (_AROUND_POWER, _AROUND_POWER)
+        share = np.maximum(cv2.blur(counted, side), 1e-3)[..., None]
+        power = cv2.blur(self._power[i, j] * counted[..., None], side) / share
+        usual = self._power.mean(axis=(0, 1))
+        evened = ((usual + _FAINT**2) / (power + _FAINT**2)) ** ((1.0 - _UNEVEN) / 2.0)
+        shares = np.array(_SHARES, np.float32)
+        return np.asarray(np.minimum(shares * evened, _GAIN), np.float32)
 
-        strength [h, w, 2]: log2 of grey values, at the size at which both are compared: what a
-        blur of one pixel takes away there, and the rest.
-        """
-        height, width = strength.shape[:2]
-        size, whole = (width, height), (empty.shape[1], empty.shape[0])
-        if self._power is None or self._power.shape != strength.shape:
-            self._power = self._split(size)
-        places = cv2.resize(self._places[:whole[1], :whole[0]], size,
-                            interpolation=cv2.INTER_NEAREST)
-        places = np.nan_to_num(places, nan=NOWHERE) * np.array(
-            [width / whole[0], height / whole[1]], np.float32)
-        second_map: Any = None
-        power = cv2.remap(self._power, places, second_map, cv2.INTER_LINEAR,
-                          borderMode=cv2.BORDER_CONSTANT, borderValue=0)
-        share = cv2.resize(empty.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        around = (_AROUND_STRENGTH, _AROUND_STRENGTH)
-        counted = np.maximum(cv2.blur(share, around), 1e-3)
-        power = cv2.blur(power * share[..., None], around) / counted[..., None]
-        uneven = strength + _UNEVEN * (strength - _EVEN)
-        told = np.array(_SHARES, np.float32) * np.exp2(uneven)
-        return np.asarray(np.minimum(told / np.sqrt(power + _FAINT**2), _GAIN), np.float32)
-
-    def _split(self, size: tuple[int, int]) -> Float:
-        """Sets apart the bands of the example's detail at this size (width, height); the squares
-        of their grey values [h, w, 2] there."""
-        detail = self._detail
-        coarse = cv2.GaussianBlur(detail, (0, 0), detail.shape[1] / size[0])
-        self._bands[..., :3] = np.rint(detail - coarse).clip(-128, 127)
-        self._bands[..., 3:] = np.rint(coarse)
-        greys = [cv2.resize(part.mean(axis=2), size, interpolation=cv2.INTER_AREA)
-                 for part in (detail - coarse, coarse)]
-        return np.ascontiguousarray(np.square(np.dstack(greys)), np.float32)
+    def _cells(self, values: npt.NDArray[Any]) -> Float:
+        """Means float32 [h, w] of each cell's values [H, W]."""
+        (height, width), cell = self._grid, self._cell
+        whole = cv2.copyMakeBorder(
+            values, 0, height * cell - values.shape[0], 0, width * cell - values.shape[1],
+            cv2.BORDER_REPLICATE).astype(np.float32)
+        return np.asarray(cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA),
+                          np.float32)
 
     def _described(self, coarse: Image) -> Float:
         """Colours of every cell and those around it, and its height: [h w, 28], grey values."""
@@ -252,13 +237,6 @@ class Exemplar:
         level = np.float32(_LEVEL * math.sqrt(colors.shape[1] + 1) / height)
         rows = np.repeat(level * np.arange(height, dtype=np.float32), width)
         return np.ascontiguousarray(np.column_stack([colors, rows]))
-
-
-def _spread(depth: Float) -> float:
-    """How much depths [h, w] differ: the deviation of their natural logarithm."""
-    looked_at = depth[::_SPARSE, ::_SPARSE]
-    known = looked_at[(looked_at > 0) & (looked_at < np.inf)]
-    return float(np.log(known).std()) if len(known) else 0.0
 
 
 def _blurred(picture: Image, sigma: float) -> Image:

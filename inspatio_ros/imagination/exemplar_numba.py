@@ -235,3 +235,38 @@ def paint(picture: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8], inside:
                                + a * np.float32(bands[below, beside, k])))
                 out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)),
                                             np.float32(255.0)))
+
+
+@_jit
+def mip(pyramid: tuple[Float, ...], levels: Float, where: Bool,
+        out: npt.NDArray[np.uint8]) -> None:
+    """Colours of a pyramid at the level of each pixel, between pixels and levels.
+
+    pyramid: [H, W, 4], then half as large each: RGB times a weight, and the weight. levels
+    [H, W]: 0 is the finest. where [H, W]: pixels of out [H, W, 3] that are written.
+    """
+    height, width = where.shape
+    for y in range(height):
+        for x in range(width):
+            if not where[y, x] or not levels[y, x] > 0.0:
+                continue
+            first = min(int(levels[y, x]), len(pyramid) - 1)
+            share = np.float32(levels[y, x] - first)
+            total = np.zeros(4, np.float32)
+            for level in (first, min(first + 1, len(pyramid) - 1)):
+                part = share if level > first else np.float32(1.0) - share
+                grid = pyramid[level]
+                rows, columns = grid.shape[0], grid.shape[1]
+                # cv2.pyrDown keeps every other pixel: pixel (0, 0) stays where it is.
+                v, u = min(y / 2.0**level, rows - 1.0), min(x / 2.0**level, columns - 1.0)
+                i, j = int(v), int(u)
+                q, p = np.float32(v - i), np.float32(u - j)
+                below, beside = min(i + 1, rows - 1), min(j + 1, columns - 1)
+                for c in range(4):
+                    total[c] += part * (
+                        (1 - q) * ((1 - p) * grid[i, j, c] + p * grid[i, beside, c])
+                        + q * ((1 - p) * grid[below, j, c] + p * grid[below, beside, c]))
+            if total[3] > 1e-3:
+                for c in range(3):
+                    out[y, x, c] = np.uint8(min(max(total[c] / total[3] + np.float32(0.5),
+                                                    np.float32(0.0)), np.float32(255.0)))

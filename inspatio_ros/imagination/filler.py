@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination.doubt import softened
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide, GuideRenderer
 from inspatio_ros.memory.rolling_cloud import RollingCloud
@@ -21,6 +23,7 @@ from inspatio_ros.sensing.observation import Observation, Provenance
 
 Image = npt.NDArray[np.uint8]
 Float = npt.NDArray[np.float32]
+Pose = npt.NDArray[np.float64]
 
 
 def push_pull(values: Float, weights: Float) -> Float:
@@ -74,7 +77,8 @@ def nearest_blurred(
 class GeometricFiller:
     """Fills what no geometry backs; deterministic, one frame a block.
 
-    The guide brings hints along (colours seen at a guessed depth). What is still empty then takes
+    The guide brings hints along (colours seen at a guessed depth), which are blurred as far as
+    that guess may mislead. What is still empty then takes
     what was filled in the frame before, carried along so that it stands still in the world, and
     last a smooth continuation of the colours around.
     """
@@ -137,6 +141,8 @@ class GeometricSession:
         # shows nothing at all the one before, since along a way much stays where it is in the
         # picture: the road below, what is far ahead.
         self.depths: list[Float] = []
+        # Where hints were seen from.
+        self._seen_from: Pose | None = None
         self._guess: Float | None = None
 
     def start_fill(
@@ -144,6 +150,8 @@ class GeometricSession:
     ) -> None:
         """Fill the pictures of a block."""
         self.depths = []
+        if references:
+            self._seen_from = references[0].world_from_camera
         self._filled = [[self._fill_one(guide) for guide in lane] for lane in guides]
 
     def finish_fill(self) -> list[list[Image]]:
@@ -161,7 +169,10 @@ class GeometricSession:
         pose = poses[min(self._frame, len(poses) - 1)]
         self._frame += 1
         known = guide.provenance != Provenance.UNKNOWN
-        colors, share = reduced(guide.image, known)
+        drawn = guide.image
+        if self._seen_from is not None:
+            drawn = softened(guide, self._request.camera, rigid.invert(self._seen_from) @ pose)
+        colors, share = reduced(drawn, known)
         if self._last is not None:
             carried = self._renderer.render(self._camera, pose, [self._last], self._no_cloud)
             fresh = (share == 0) & (carried.provenance != Provenance.UNKNOWN)
@@ -180,7 +191,7 @@ class GeometricSession:
         if self._guess is None or (depth > 0).any():
             self._guess = np.asarray(depth, np.float32)
         self.depths.append(self._guess)
-        return merged(guide.image, known, complete)
+        return merged(drawn, known, complete)
 
 
 def fill_holes(image: Image, known: npt.NDArray[np.bool_]) -> Image:

@@ -14,7 +14,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from inspatio_ros.geometry import rigid
@@ -202,8 +201,7 @@ class _Lane:
     def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
         """A block's pictures at size (width, height).
 
-        made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones, and in
-        further channels the strength of detail (log2 of grey values).
+        made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones.
         """
         if made.dtype == np.uint8:
             return [resized_picture(image, size) for image in made]
@@ -216,11 +214,10 @@ class _Lane:
             pose = self._way[min(self._frame, len(self._way) - 1)]
             self._frame += 1
             steady = self._steadier.add(change, depth, pose)
-            added = cv2.resize(steady[..., :3], size, interpolation=cv2.INTER_LINEAR)
+            added = cv2.resize(steady, size, interpolation=cv2.INTER_LINEAR)
             whole = np.asarray(np.rint(filled + added).clip(0, 255), dtype=np.uint8)
             if self.exemplar is not None:
-                strength = steady[..., 3:] if steady.shape[2] > 3 else None
-                whole = self.exemplar.add(whole, ~known, depth, pose, strength)
+                whole = self.exemplar.add(whole, ~known, depth, pose)
             pictures.append(whole)
         return pictures
 
@@ -320,7 +317,7 @@ class GeneratorSession:
             with self._aside():
                 source = self._source_latents(references, frames)
                 self._seen = self._newest_picture(references)
-                shown = [self._condition(lane, g, frames)
+                shown = [self._condition(lane, g, references, frames)
                          for lane, g in zip(self._lanes, guides, strict=True)]
                 render = torch.cat([s.render for s in shown])
                 mask = torch.cat([s.mask for s in shown])
@@ -374,12 +371,11 @@ class GeneratorSession:
         """Pictures uint8 [T, H, W, 3] on their way to the host.
 
         With a finisher what it changes in the lane's filled pictures instead, float32: these may
-        be larger than the model's own, and keep their detail. In further channels the strength of
-        detail, of a finisher that tells it.
+        be larger than the model's own, and keep their detail.
         """
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
-            finished, strength = self._backend.finisher.finish(
+            finished = self._backend.finisher(
                 frames, shown.filled, shown.known, self._seen.expand_as(frames),
                 self._grain(lane, shown.seen))
             lane.filled, lane.known = shown.pictures, shown.seen
@@ -387,9 +383,6 @@ class GeneratorSession:
             # What a camera without colours will see has none, and a pale one sees pale ones.
             change = torch.lerp(change.mean(dim=1, keepdim=True), change, self._colorfulness)
             scaled = change.mul(127.5).to(torch.float32)
-            if strength is not None:
-                whole = F.interpolate(strength, size=scaled.shape[-2:], mode="bilinear")
-                scaled = torch.cat([scaled, whole.to(torch.float32)], dim=1)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
         pictures = scaled.permute(0, 2, 3, 1).contiguous()
@@ -501,7 +494,8 @@ class GeneratorSession:
         return [resized[-1]] * (count - len(resized)) + resized[::-1]
 
     def _condition(
-        self, lane: _Lane, guides: Sequence[Guide], frames: int
+        self, lane: _Lane, guides: Sequence[Guide], references: Sequence[Observation],
+        frames: int,
     ) -> _Shown:
         """A block's guides as latents, and as pixels."""
         config, codec = self._backend.config, self._backend.codec
@@ -509,7 +503,7 @@ class GeneratorSession:
         render, mask = guide_tensors(images, known, self._device)
         filled: list[Image] = []
         if lane.filler is not None:
-            lane.filler.start_fill([guides], ())
+            lane.filler.start_fill([guides], references)
             filled = lane.filler.finish_fill()[0]
             render = self._upload([resized_picture(picture, self._size) for picture in filled])
         # A codec that looks ahead has already read the first frames of this block.

@@ -10,13 +10,10 @@ Designing a Better Asymmetric VQGAN for StableDiffusion, 2023).
 Without training it gives the filled picture unchanged: it can only learn to be better than that.
 Whoever must guess and is judged by squared errors blurs; of noise in the input texture is made
 (Karras et al., A Style-Based Generator Architecture for GANs, 2019), where training asks for it.
-How strong the detail of a place is can be guessed without guessing the detail: a finisher may say
-that too, for those who add detail afterwards.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -29,8 +26,6 @@ from inspatio_ros.model.small_codec import FrameBlock, channels_last, conv
 _UNSHUFFLED = 4  # pixels of a cell's side on the finest grid but the last
 _FINE_UNSHUFFLED = 2  # the same on the finest grid
 _PLACES = 3 + 3 + 3 + 1  # decoded, filled, seen, known
-STRENGTH_BANDS = 2  # of detail: finer than a blur of 1 pixel, and of 2
-STRENGTH_FLOOR = 0.5  # grey values that are the same as none
 
 
 @dataclass(frozen=True)
@@ -38,14 +33,13 @@ class FinisherConfig:
     """Widths from a quarter of the side downwards, halving each time; `fine` at half the side.
 
     grain: whether it takes noise, at both of these sizes. hints: whether it is told where the
-    filled picture shows a hint. strength: whether it also says how strong detail is.
+    filled picture shows a hint.
     """
 
     widths: tuple[int, ...] = (48, 80, 96, 96)
     fine: int = 16
     grain: bool = False
     hints: bool = False
-    strength: bool = False
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(*self.widths, self.fine) < 1:
@@ -69,8 +63,6 @@ class Finisher(nn.Module):
         self.refine = conv(widths[0], 4 * fine)
         self.fine_block = FrameBlock(fine)
         self.leave = conv(fine, 3 * 4)
-        if self.config.strength:
-            self.strength = conv(widths[0], STRENGTH_BANDS, kernel=1)
         if self.config.grain:
             self.grain = conv(_UNSHUFFLED**2, widths[0], kernel=1)
             self.fine_grain = conv(_FINE_UNSHUFFLED**2, fine, kernel=1)
@@ -86,8 +78,6 @@ class Finisher(nn.Module):
         nn.init.zeros_(self.leave.weight)
         assert self.leave.bias is not None
         nn.init.zeros_(self.leave.bias)
-        if self.config.strength:
-            nn.init.zeros_(self.strength.weight)
         self.use_channels_last()
 
     def use_channels_last(self) -> None:
@@ -106,18 +96,12 @@ class Finisher(nn.Module):
 
     def forward(self, decoded: Tensor, filled: Tensor, known: Tensor, seen: Tensor,
                 noise: Tensor | None = None) -> Tensor:
-        """Finished pictures `[T, 3, H, W]` float32 in about [-1, 1]; see `finish`."""
-        return self.finish(decoded, filled, known, seen, noise)[0]
-
-    def finish(self, decoded: Tensor, filled: Tensor, known: Tensor, seen: Tensor,
-               noise: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Finished pictures `[T, 3, H, W]` float32 in about [-1, 1], and the strength of detail.
+        """Finished pictures `[T, 3, H, W]` float32 in about [-1, 1].
 
         decoded, filled, seen: `[T, 3, H, W]` in [-1, 1]. known: `[T, 1, H, W]`, 1 where geometry
         backs a pixel of `filled`, -1 in holes, 0 in those where `filled` shows a hint. noise
         `[T or 1, 1, H, W]`, standard normal, of a finisher with grain: the same noise gives the
-        same picture. H and W are multiples of 4. Strength `[T, STRENGTH_BANDS, H/4, W/4]` float32,
-        log2 of grey values (`detail_strength`), None of a finisher without. Raises ModelError.
+        same picture. H and W are multiples of 4. Raises ModelError.
         """
         height, width = filled.shape[-2:]
         if height % _UNSHUFFLED or width % _UNSHUFFLED:
@@ -143,41 +127,10 @@ class Finisher(nn.Module):
             beside = passed[index]
             x = self.widen[index](F.interpolate(x, size=beside.shape[-2:], mode="nearest"))
             x = self.up[index](x + beside)
-        strength = self.strength(F.silu(x)).float() if self.config.strength else None
         x = channels_last(F.pixel_shuffle(self.refine(F.silu(x)), 2))
         if noise is not None:
             share = torch.sigmoid(x.mean(dim=1, keepdim=True))
             x = x + share * self.fine_grain(
                 F.pixel_unshuffle(noise.to(dtype), _FINE_UNSHUFFLED))
         change = F.pixel_shuffle(self.leave(F.silu(self.fine_block(x))), 2)
-        return filled.float() + change.float(), strength
-
-
-def detail_strength(pictures: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """How strong detail is around every fourth pixel, and where that is told.
-
-    pictures `[T, 3, H, W]` in [-1, 1]; counted `[T, 1, H, W]`: 1 where they count, else 0.
-    Returns log2 `[T, STRENGTH_BANDS, H/4, W/4]` of the root mean square, in grey values and over
-    8 x 8 pixels, of what a blur of 1 pixel takes from the grey picture, and a blur of 2 from
-    that; and bool `[T, 1, H/4, W/4]`, where half of these pixels count.
-    """
-    grey = pictures.mean(dim=1, keepdim=True) * 127.5
-    fine, coarse = (_blurred(grey, sigma) for sigma in (1.0, 2.0))
-    bands = torch.cat([grey - fine, fine - coarse], dim=1)
-
-    def around(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 8, 4, 2, count_include_pad=False)
-
-    share = around(counted)
-    power = around(bands.square() * counted) / share.clamp_min(1e-6)
-    return 0.5 * torch.log2(power + STRENGTH_FLOOR**2), share >= 0.5
-
-
-def _blurred(x: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur of one-channel pictures `[T, 1, H, W]`."""
-    reach = math.ceil(3.0 * sigma)
-    places = torch.arange(-reach, reach + 1, device=x.device, dtype=x.dtype)
-    weights = torch.exp(-0.5 * (places / sigma).square())
-    weights = weights / weights.sum()
-    x = F.conv2d(F.pad(x, (reach, reach, 0, 0), mode="replicate"), weights[None, None, None])
-    return F.conv2d(F.pad(x, (0, 0, reach, reach), mode="replicate"), weights[None, None, :, None])
+        return filled.float() + change.float()

@@ -11,7 +11,6 @@ trained for something else finds in the pictures (Johnson et al. 2016, Zhang et 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inspatio_ros.evaluation.perceptual import FeatureNetwork
-from inspatio_ros.model.finisher import Finisher, FinisherConfig, detail_strength
+from inspatio_ros.model.finisher import Finisher, FinisherConfig
 from inspatio_ros.model.weights import FINISHER_FILE, save_finisher
 from inspatio_ros.training.clips import Clip, ClipError
 from inspatio_ros.training.codec_trainer import gradient_difference, rate_at
@@ -35,7 +34,6 @@ Image = npt.NDArray[np.uint8]
 # Grey levels of [-1, 1] added to strengths of gradients before their logarithm: what 8 bits hide.
 _STRENGTH_FLOOR = 0.006
 _OCTAVES = 3
-_SHORT = 3.0  # octaves told too little that count, lest a single place rules a step
 _WINDOW = 8  # pixels of each octave over which strengths are averaged
 
 
@@ -47,10 +45,8 @@ class FinisherTraining:
     known_weight: of pixels that geometry backs, beside 1 in holes. absolute_weight,
     gradient_weight, strength_weight, feature_weight: of the losses beside the squared error.
     blind_share: samples whose decoded picture is withheld. grey_share: samples in grey. grain,
-    hints, strength: what a new finisher takes and says, see FinisherConfig; told_weight: of the
-    loss of the strength it says; only_strength: whether nothing but what says it learns. minutes:
-    the learning rate falls and training ends by then, if not by `steps` before; 0: by steps alone.
-    ema: of the weights kept.
+    hints: what a new finisher takes, see FinisherConfig. minutes: the learning rate falls and
+    training ends by then, if not by `steps` before; 0: by steps alone. ema: of the weights kept.
     """
 
     steps: int = 4000
@@ -64,9 +60,6 @@ class FinisherTraining:
     feature_weight: float = 0.0
     grain: bool = False
     hints: bool = False
-    strength: bool = False
-    told_weight: float = 0.003
-    only_strength: bool = False
     minutes: float = 0.0
     blind_share: float = 0.1
     grey_share: float = 0.2
@@ -77,8 +70,6 @@ class FinisherTraining:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch) < 1:
             raise ValueError("steps and batch must be positive")
-        if self.only_strength and not self.strength:
-            raise ValueError("only_strength is for a finisher that says strength")
 
 
 @dataclass(frozen=True)
@@ -168,12 +159,9 @@ class FrameSampler:
                              seen, truth)
 
 
-def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTraining,
-                    told: Tensor | None = None) -> dict[str, Tensor]:
-    """The losses of finished frames `[B, 3, H, W]`; 'total' is their weighted sum.
-
-    told: the strength of detail that the finisher says, if it does (`Finisher.finish`).
-    """
+def finisher_losses(made: Tensor, batch: FinisherBatch,
+                    options: FinisherTraining) -> dict[str, Tensor]:
+    """The losses of finished frames `[B, 3, H, W]`; 'total' is their weighted sum."""
     hole = batch.hole
     weight = hole + options.known_weight * (1.0 - hole)
     error = made - batch.truth
@@ -190,14 +178,6 @@ def finisher_losses(made: Tensor, batch: FinisherBatch, options: FinisherTrainin
                        + options.gradient_weight * losses["gradient"])
     if "strength" in losses:
         losses["total"] = losses["total"] + options.strength_weight * losses["strength"]
-    if told is not None:
-        wanted, counts = detail_strength(batch.truth, hole)
-        # Its negative log-likelihood as of a normal distribution with the strength told, less the
-        # least there can be: at its least the mean square is right, not that of the logarithm.
-        short = (wanted - told).clamp_max(_SHORT)
-        excess = 0.5 * (torch.exp2(2.0 * short) - 1.0) - math.log(2.0) * short
-        losses["told"] = (excess * counts).mean() * counts.numel() / counts.sum().clamp_min(1)
-        losses["total"] = losses["total"] + options.told_weight * losses["told"]
     return losses
 
 
@@ -294,9 +274,6 @@ def train_finisher(
     torch.manual_seed(o.seed)
     # loaded weights do not ask for it
     model = _begun(finisher, o).to(device).requires_grad_(True)
-    if o.only_strength:
-        model.requires_grad_(False)
-        model.strength.requires_grad_(True)
     averaged = {k: v.clone().float() for k, v in model.state_dict().items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad],
                                   lr=o.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -315,8 +292,8 @@ def train_finisher(
         batch = sampler.batch(step)
         noise = _noise(model, batch.known, o.seed + step)
         with torch.autocast(device.type, torch.bfloat16, enabled=o.bfloat16):
-            made, told = model.finish(batch.decoded, batch.filled, batch.known, batch.seen, noise)
-        losses = finisher_losses(made, batch, o, told)
+            made = model(batch.decoded, batch.filled, batch.known, batch.seen, noise)
+        losses = finisher_losses(made, batch, o)
         if seen_by is not None:
             losses["features"] = seen_by(made, batch)
             losses["total"] = losses["total"] + o.feature_weight * losses["features"]
@@ -348,8 +325,8 @@ def train_finisher(
 
 
 def _begun(start: Finisher | None, options: FinisherTraining) -> Finisher:
-    """A finisher to train: new, or from `start`, which may get grain, hints or strength."""
-    asked = {name: getattr(options, name) for name in ("grain", "hints", "strength")}
+    """A finisher to train: new, or from `start`, which may get grain or hints."""
+    asked = {name: getattr(options, name) for name in ("grain", "hints")}
     if start is None:
         return Finisher(FinisherConfig(**asked))
     for name, wanted in asked.items():

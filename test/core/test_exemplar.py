@@ -14,7 +14,7 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
-from inspatio_ros.imagination.exemplar import _EVEN, _SHARES, _UNEVEN, Exemplar
+from inspatio_ros.imagination.exemplar import _SHARES, _UNEVEN, Exemplar
 from inspatio_ros.imagination.generator import GeneratorBackend
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
@@ -59,7 +59,7 @@ def test_detail_comes_from_what_looks_alike() -> None:
     guess = np.full((240, 416, 3), (40, 160, 40), np.uint8)
     guess[:, :208] = (200, 88, 88)
     made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE).astype(float)
-    assert made[80:160, 60:140].std(axis=(0, 1)).min() > 8.0
+    assert made[80:160, 60:140].std(axis=(0, 1)).min() > 6.0
     assert made[80:160, 280:360].std(axis=(0, 1)).max() < 2.0
 
 
@@ -70,7 +70,7 @@ def test_of_two_that_look_alike_what_stands_level_is_taken() -> None:
     guess = np.full((240, 416, 3), 128, np.uint8)
     made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE)
     assert made[30:90, 120:280].std() < 2.0
-    assert made[150:210, 120:280].std() > 8.0
+    assert made[150:210, 120:280].std() > 6.0
 
 
 def test_edges_of_the_example_are_subdued() -> None:
@@ -83,19 +83,29 @@ def test_edges_of_the_example_are_subdued() -> None:
     assert 12 < over.max() <= 38
 
 
-def test_detail_is_as_strong_as_was_told() -> None:
-    example = rough(240, 416, 60.0)
-    empty = hole(slice(40, 200), slice(60, 380))
-    guess = np.full((240, 416, 3), 128, np.uint8)
-    told = np.full((120, 208, 2), (4.0, 0.0), np.float32)
-    told[:, 104:] = 0.0
-    made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE, told)
+def test_detail_is_nearly_as_strong_as_is_usual_in_the_picture() -> None:
+    """What comes from a faint place is made stronger, what comes from a strong one fainter."""
+    example = rough(240, 416, 60.0).astype(float)
+    example[:, :208] = 40 + 0.3 * (example[:, :208] - 128)
+    example = np.asarray(example.clip(0, 255), np.uint8)
+    empty = hole(slice(40, 200), slice(20, 396))
+    guess = np.full((240, 416, 3), 40, np.uint8)
+    guess[:, 208:] = 128
+    made = Exemplar(example, CAMERA, 1.9).add(guess, empty, WALL, HERE)
     np.testing.assert_array_equal(made[~empty], guess[~empty])
-    small = cv2.resize(made.mean(axis=2), (208, 120), interpolation=cv2.INTER_AREA)
-    fine = small - cv2.GaussianBlur(small, (0, 0), 1.0)
-    wanted = _SHARES[0] * 2.0 ** (4.0 + _UNEVEN * (4.0 - _EVEN))
-    assert abs(fine[30:90, 40:90].std() - wanted) < 0.3 * wanted
-    assert small[30:90, 120:180].std() < 1.5
+
+    def fine(picture: np.ndarray, columns: slice) -> float:
+        grey = picture.astype(np.float32).mean(axis=2)
+        finest = grey - cv2.GaussianBlur(grey, (0, 0), 1.9)
+        return float(finest[60:180, columns].std())
+
+    faint, strong = slice(60, 180), slice(240, 360)
+    own = [fine(example, columns) for columns in (faint, strong)]
+    assert own[0] < 0.4 * own[1]
+    usual = np.sqrt(np.mean(np.square(own)))
+    for columns, strength in zip((faint, strong), own, strict=True):
+        wanted = _SHARES[0] * strength ** _UNEVEN * usual ** (1 - _UNEVEN)
+        assert abs(fine(made, columns) - wanted) < 0.3 * wanted
 
 
 def test_it_stands_still_in_the_world() -> None:
@@ -127,7 +137,7 @@ def test_what_fits_no_longer_is_looked_up_anew() -> None:
     assert smooth[80:160, 120:280].std() < 2.0
     for _ in range(12):
         textured = exemplar.add(bright, empty, WALL, HERE)
-    assert textured[80:160, 120:280].std() > 8.0
+    assert textured[80:160, 120:280].std() > 6.0
 
 
 def test_what_is_like_nothing_gets_no_detail() -> None:
@@ -231,6 +241,6 @@ def test_next_to_what_was_seen_and_among_even_depths_detail_stays() -> None:
         return float(rim), float(middle)
 
     rim, middle = kept(UNEVEN)
-    assert rim > 0.65
+    assert rim > 0.5
     assert middle < 0.5 * rim
     assert min(kept(WALL)) > 0.95

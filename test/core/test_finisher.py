@@ -23,10 +23,8 @@ from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.model.config import ModelError
 from inspatio_ros.model.finisher import (
-    STRENGTH_BANDS,
     Finisher,
     FinisherConfig,
-    detail_strength,
 )
 from inspatio_ros.model.presets import preset
 from inspatio_ros.model.small_codec import SmallCodec, SmallCodecConfig
@@ -149,14 +147,14 @@ def test_grain_is_added_to_a_trained_finisher_without_changing_it(tmp_path: Path
         train_finisher([toy_clip(0)], tmp_path / "b", FinisherTraining(steps=1), finisher=trained)
 
 
-def test_hints_and_strength_are_added_without_changing_what_it_makes(tmp_path: Path) -> None:
+def test_hints_are_added_without_changing_what_it_makes(tmp_path: Path) -> None:
     start = Finisher(SMALL)
     torch.nn.init.normal_(start.leave.weight, std=0.1)
     save_finisher(start, tmp_path / "start.safetensors")
     start = load_finisher(tmp_path / "start.safetensors")
-    options = FinisherTraining(steps=1, batch=1, learning_rate=0.0, hints=True, strength=True)
+    options = FinisherTraining(steps=1, batch=1, learning_rate=0.0, hints=True)
     trained = train_finisher([toy_clip(0)], tmp_path / "a", options, finisher=start)
-    assert trained.config == replace(SMALL, hints=True, strength=True)
+    assert trained.config == replace(SMALL, hints=True)
     decoded, filled, known, seen = tensors()
     assert torch.equal(start(decoded, filled, known, seen), trained(decoded, filled, known, seen))
     with pytest.raises(ValueError, match="has hints"):
@@ -172,61 +170,6 @@ def test_only_a_finisher_with_hints_is_told_of_them() -> None:
         same = torch.equal(finisher(decoded, filled, known, seen),
                            finisher(decoded, filled, hinted, seen))
         assert same != hints
-
-
-def test_strength_of_detail_is_measured_where_it_counts() -> None:
-    rows = torch.arange(32)[:, None].expand(32, 48)
-    stripes = torch.where(rows % 2 == 0, 20.0, -20.0) / 127.5
-    pictures = torch.zeros(1, 3, 32, 48)
-    pictures[..., 24:] = stripes[:, 24:]
-    counted = torch.ones(1, 1, 32, 48)
-    counted[:, :, :, 40:] = 0
-    strength, told = detail_strength(pictures, counted)
-    assert strength.shape == (1, STRENGTH_BANDS, 8, 12)
-    assert torch.equal(told[0, 0, 4], torch.arange(12) < 10)
-    # Stripes of one pixel are all in the finest band; nothing is the floor.
-    assert abs(2.0 ** float(strength[0, 0, 4, 8]) - 20.0) < 1.0
-    assert 2.0 ** float(strength[0, 1, 4, 8]) < 1.0
-    assert float(strength[0, 0, 4, 2]) == pytest.approx(-1.0, abs=1e-3)
-
-
-def test_it_learns_how_strong_detail_is(tmp_path: Path) -> None:
-    """Clips of one colour have rough holes, those of another smooth ones."""
-    clips = []
-    for seed in range(4):
-        clip = toy_clip(seed)
-        truth = clip.truth.copy()
-        truth[clip.known] = 200 if seed % 2 else 60
-        noise = np.random.default_rng(seed).normal(0, 30 if seed % 2 else 0, truth.shape[:3])
-        holes = ~clip.known
-        truth[holes] = np.clip(128 + noise[holes][:, None], 0, 255)
-        render = np.where(clip.known[..., None], truth, truth[0, 0, 0]).astype(np.uint8)
-        clips.append(Clip(clip.info, truth, render, clip.known, truth[:1]))
-    options = FinisherTraining(steps=120, batch=4, learning_rate=1e-2, warm_up=5, grey_share=0.0,
-                               strength=True, told_weight=1.0, ema=0.9, bfloat16=False)
-    torch.manual_seed(0)
-    finisher = train_finisher(clips, tmp_path, options,
-                              finisher=Finisher(replace(SMALL, strength=True)))
-    told = []
-    for clip in clips[:2]:
-        filled, seen = (torch.from_numpy(p[:1]).permute(0, 3, 1, 2) / 127.5 - 1.0
-                        for p in (clip.render, clip.source))
-        known = torch.from_numpy(clip.told[:1, None].astype(np.float32))
-        strength = finisher.finish(filled, filled, known, seen)[1]
-        assert strength is not None
-        told.append(float(strength[0, 0, 5:11, 8:16].mean().detach()))
-    assert told[1] > told[0] + 2.0  # octaves
-
-
-def test_nothing_but_strength_may_learn(tmp_path: Path) -> None:
-    start = Finisher(replace(SMALL, strength=True))
-    options = FinisherTraining(steps=2, batch=1, strength=True, only_strength=True)
-    before = {name: value.clone() for name, value in start.state_dict().items()}
-    after = train_finisher([toy_clip(0)], tmp_path, options, finisher=start).state_dict()
-    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed == {"strength.weight", "strength.bias"}
-    with pytest.raises(ValueError, match="only_strength"):
-        FinisherTraining(only_strength=True)
 
 
 def test_clips_come_and_are_imagined_anew_while_it_learns() -> None:
