@@ -245,7 +245,7 @@ def test_a_filled_render_hides_no_hole_from_the_mask(backend: GeneratorBackend) 
     depth = np.full(labels.shape, 2.0, np.float32)
     guides = [Guide(image, depth, labels)] * 12
     lane = session._lanes[0]
-    shown = session._condition(lane, guides, 12)
+    shown = session._condition(lane, guides, (), 12)
     render, mask = shown.render, shown.mask
     assert backend.config.fill_render
     filled = backend.codec.encode(frames_from_uint8([np.full_like(image, 90)] * 12, "cpu"))
