@@ -48,7 +48,7 @@ _VARIED = 100.0  # squared grey values by which chance decides between what is a
 _MOST = 1000.0  # squared grey values: what differs more is not alike
 _WORN = 4.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
-_RIM = 1.0  # cells from what was seen to detail at all
+_RIM = 1.0  # cells from what was seen over which detail begins
 # Near what was seen the guess is good, and detail costs the most: there it has this share of its
 # strength, all of it so many picture widths away.
 _NEAR, _FULL = 0.4, 0.08

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiled: following pixels along the camera's motion (`carry`, for the steadier too), how
-patches of detail by example are found and grow, and how their detail is added."""
+patches of detail by example are found and grow, how their detail is added, and colours as blurred
+as is asked of each pixel (`parallax` and `mip`, for `doubt` too)."""
 
 from __future__ import annotations
 

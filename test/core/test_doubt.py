@@ -72,7 +72,7 @@ def test_where_nothing_can_be_misplaced_all_stays() -> None:
     assert softened(plain, CAMERA, AHEAD) is plain.image
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 1000), st.integers(0, 95), st.integers(1, 96),
        st.lists(st.floats(-2, 2), min_size=3, max_size=3))
 def test_any_way_and_hints(seed: int, first: int, count: int, way: list[float]) -> None:

@@ -100,8 +100,8 @@ def test_without_messages_every_turn_is_for_everything(pair: tuple[Graph, Server
     server.turns.clear()
     assert other.call(Trigger, "ask", Trigger.Request()).success
     other.spin_until(lambda: len(server.turns) > 6, what="more turns")
-    assert not all(server.turns)
-    assert sum(server.turns) <= 2  # right after the service's own messages
+    # All but those right after the service's own messages.
+    assert sum(server.turns) < len(server.turns) / 2
 
 
 def test_a_coroutine_goes_on_in_turns_of_either_kind(pair: tuple[Graph, Server]) -> None:
