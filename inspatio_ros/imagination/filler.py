@@ -111,9 +111,11 @@ class GeometricFiller:
         depth = np.ones(image.shape[:2], np.float32)
         labels = np.full(depth.shape, Provenance.OBSERVED, np.uint8)
         labels[::2] = Provenance.UNKNOWN
+        labels[1::4] = Provenance.IMAGINED
+        seen = Observation(0, image, depth, camera, np.eye(4))
         trajectory = CameraTrajectory(np.eye(4)[None], np.zeros(1))
-        session = self.begin(ImaginationRequest(camera, trajectory, ()))
-        session.start_fill([[Guide(image, depth, labels)] * 2], ())
+        session = self.begin(ImaginationRequest(camera, trajectory, (seen,)))
+        session.start_fill([[Guide(image, depth, labels, guessed=depth)] * 2], (seen,))
         session.close()
 
     def close(self) -> None:

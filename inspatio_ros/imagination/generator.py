@@ -154,11 +154,13 @@ class GeneratorBackend:
         seen = Observation(0, image, depth, camera, np.eye(4))
         labels = np.full(depth.shape, Provenance.OBSERVED, np.uint8)
         labels[:, :camera.width // 2] = Provenance.UNKNOWN
+        labels[:, camera.width // 2::2] = Provenance.IMAGINED
         request = ImaginationRequest(
             camera, CameraTrajectory(np.eye(4)[None], np.zeros(1)), (seen,))
         session = self.begin(request)
         for count in (self.first_block_frames, self.block_frames):
-            session.fill([Guide(image, depth, labels)] * (count + self.lookahead), (seen,))
+            guide = Guide(image, depth, labels, guessed=depth)
+            session.fill([guide] * (count + self.lookahead), (seen,))
         session.close()
 
     def close(self) -> None:

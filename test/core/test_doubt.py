@@ -6,12 +6,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination import doubt as doubt_module
+from inspatio_ros.imagination.backends import BackendOptions, make_backend
 from inspatio_ros.imagination.doubt import doubt, softened
 from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.request import ImaginationRequest
@@ -98,3 +101,12 @@ def test_the_filler_shows_hints_blurred() -> None:
         made += session.finish_fill()[0]
     np.testing.assert_array_equal(made[0], shown.image)
     np.testing.assert_array_equal(made[1], softened(shown, CAMERA, AHEAD))
+
+
+@pytest.mark.parametrize("preset", ["geometric", "tiny_random"])
+def test_warming_up_runs_what_blurs_hints(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would be compiled while the first frames are waited for."""
+    blurred = []
+    monkeypatch.setattr(doubt_module, "mip", lambda *arguments: blurred.append(arguments))
+    make_backend(BackendOptions(preset)).warm_up(CAMERA)
+    assert blurred
