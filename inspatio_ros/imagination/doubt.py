@@ -28,6 +28,9 @@ _DOUBT, _DOUBTFUL, _MOST_DOUBT = 0.03, 0.37, 1.5
 _SPARSE = 4  # pixels of depth from one that is looked at for the spread to the next
 # Pixels of blur (one deviation) for each pixel that a hint is expected to be beside its place.
 _SOFTENED = 0.3
+# Of what that takes away a share stays, in proportion to the level of blur up to this share and
+# level: wrong detail costs the square of it, and the more octaves are gone the more it is worth.
+_KEPT, _KEPT_LEVEL = 0.85, 2.8
 _LEVELS = 5  # of a pyramid: a blur of 9 pixels at most
 _PARALLAX_CELL = 4  # pixels for which parallax is told once
 
@@ -46,9 +49,9 @@ def doubt(distance: Float, depth: Float, width: int) -> Float:
 def softened(guide: Guide, camera: PinholeCamera, seen_from_now: Pose) -> Image:
     """The guide's picture uint8 [H, W, 3], its hints blurred as far as they may be misplaced.
 
-    What may be beside its place is expected best as the mean of what is around it. All else is as
-    it was. camera: of the guide. seen_from_now [4, 4]: from the view to the one that the hints
-    were seen from.
+    What may be beside its place is expected best as the mean of what is around it; some of its own
+    detail is left. All else is as it was. camera: of the guide. seen_from_now [4, 4]: from the
+    view to the one that the hints were seen from.
     """
     if guide.guessed is None or not (guide.guessed > 0).any():
         return guide.image
@@ -70,7 +73,9 @@ def softened(guide: Guide, camera: PinholeCamera, seen_from_now: Pose) -> Image:
     while len(pyramid) < _LEVELS:
         pyramid.append(np.asarray(cv2.pyrDown(pyramid[-1]), np.float32))
     picture = guide.image.copy()
-    mip(tuple(pyramid), np.asarray(levels, np.float32), hints, picture)
+    levels = np.asarray(levels, np.float32)
+    kept = np.minimum(levels * np.float32(_KEPT / _KEPT_LEVEL), np.float32(_KEPT))
+    mip(tuple(pyramid), levels, hints, kept, picture)
     return picture
 
 

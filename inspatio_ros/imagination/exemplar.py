@@ -28,8 +28,10 @@ from inspatio_ros.imagination.exemplar_numba import (
     grow,
     paint,
     parallax,
+    sample,
     vary,
 )
+from inspatio_ros.memory.usual_detail import detail_level
 
 Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -49,22 +51,28 @@ _MOST = 1000.0  # squared grey values: what differs more is not alike
 _WORN = 4.0  # a place is looked up anew when it has come to cost so many times that limit
 _TURNS = 8  # frames in which every cell is checked for that once
 _RIM = 1.0  # cells from what was seen over which detail begins
-# Near what was seen the guess is good, and detail costs the most: there it has this share of its
-# strength, all of it so many picture widths away.
-_NEAR, _FULL = 0.4, 0.08
 _MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what chance decides
 _AROUND = 1  # cells around one that are compared with it
-# Shares of the example's own strength that the finer and the coarser band are shown with: what is
-# not known costs the square of them.
-_SHARES = 0.6, 1.1
+# Shares of the example's own strength that bands are shown with at most, finest first: edges are
+# subdued, and every step from the example to the picture smooths.
+_SHARES = 1.7, 2.0, 2.0
+# What is not known costs its square. Each band may cost this share of the squared error that the
+# guess is expected to have anyway where that is so many squared grey values, so that little is
+# lost where it is small. Where it is greater the share is too, by a power of it: there a guess
+# is smooth because nothing is known.
+_BUDGET, _USUAL_ERROR, _GROWTH = 0.07, 500.0, 0.2
+# Of the example's detail this share counts as expected error: the guess lacks it everywhere.
+_LACKED = 0.3
+_BROAD = 2.0  # what is coarser than so many times the blur of the guess is no detail
 # Detail of a place is as strong as where it is from to this power times what is usual in the
 # picture: hardly more can be told of how strong it should be.
 _UNEVEN = 0.4
 _GAIN = 4.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_POWER = 5  # cells around one over which strength is measured
+_FACTOR = 2.0  # by which the example's strength may differ from what is usual
 # Cells that a place may slip from frame to frame until the detail of a band is half as strong.
-_SLIPS = 0.25, 0.3
+_SLIPS = 0.17, 0.19, 0.34
 _BLURRED_SMALL = 3.0  # pixels of a blur from which on half the size does
 
 
@@ -72,11 +80,13 @@ class Exemplar:
     """The detail of one imagined way.
 
     picture: uint8 RGB [H, W, 3], the real one, as large as the camera's. coarseness: how many
-    pixels of it one pixel of the guess stands for; detail is what is finer than two of these.
-    Raises ValueError when sizes differ.
+    pixels of it one pixel of the guess stands for; detail is what is finer than four of these.
+    usual: the `detail_level` that what is invented should have, that of all that was seen; None:
+    the picture's own. Raises ValueError when sizes differ.
     """
 
-    def __init__(self, picture: Image, camera: PinholeCamera, coarseness: float) -> None:
+    def __init__(self, picture: Image, camera: PinholeCamera, coarseness: float,
+                 usual: float | None = None) -> None:
         if picture.shape[:2] != (camera.height, camera.width):
             raise ValueError(f"an example of {picture.shape[1]}x{picture.shape[0]} pixels does "
                              f"not belong to a camera of {camera.width}x{camera.height}")
@@ -87,18 +97,26 @@ class Exemplar:
         self._cell = max(1, min(cell, camera.width // 4, camera.height // 4))
         self._sigma = max(self._cell / 2.0, 0.5)
         coarse = _blurred(picture, self._sigma)
-        finer = picture.astype(np.float32) - coarse
+        finer = picture.astype(np.float32) - _blurred(picture, self._sigma * _BROAD)
         detail: Float = np.asarray(_STRONGEST * np.tanh(finer / _STRONGEST), np.float32)
-        broad = np.asarray(cv2.GaussianBlur(detail, (0, 0), max(coarseness, 0.5)), np.float32)
-        # Of its two bands, what a blur of one pixel of the guess takes away and the rest.
-        self._bands: npt.NDArray[np.int8] = np.rint(
-            np.dstack([detail - broad, broad])).clip(-128, 127).astype(np.int8)
+        # Bands: what a blur of one pixel of the guess takes away, what one of a cell does, the
+        # rest.
+        broad = [np.asarray(cv2.GaussianBlur(detail, (0, 0), sigma), np.float32)
+                 for sigma in (max(coarseness, 0.5), self._sigma)]
+        bands = [detail - broad[0], broad[0] - broad[1], broad[1]]
+        self._bands: list[npt.NDArray[np.int8]] = [
+            np.rint(band).clip(-128, 127).astype(np.int8) for band in bands]
         self._grid = -(-camera.height // self._cell), -(-camera.width // self._cell)
         described = self._described(coarse)
         self._example = np.ascontiguousarray(np.column_stack(
             [described, np.ones(len(described), np.float32), np.square(described).sum(axis=1)]).T)
-        greys = [self._cells(band.mean(axis=2) ** 2) for band in (detail - broad, broad)]
+        greys = [self._cells(band.mean(axis=2) ** 2) for band in bands]
         self._power: Float = np.ascontiguousarray(np.dstack(greys), np.float32)
+        lacked = np.float32(_LACKED * self._power.mean(axis=(0, 1)).sum())
+        self._errors = _expected_errors(self._cells(coarse)) + lacked
+        factor = 1.0 if usual is None else usual / detail_level(picture)
+        self._shares = np.array(_SHARES, np.float32) * np.float32(
+            min(max(factor, 1.0 / _FACTOR), _FACTOR))
         self._turn = np.arange(self._grid[0] * self._grid[1]).reshape(self._grid) * 5 % _TURNS
         height, width = self._grid[0] * self._cell, self._grid[1] * self._cell
         # Which pixel of the example each one shows, x NaN for none; filled up to whole cells.
@@ -110,7 +128,8 @@ class Exemplar:
     def nbytes(self) -> int:
         """Bytes held."""
         return sum(array.nbytes for array in (
-            self._bands, self._example, self._turn, self._places, self._power))
+            *self._bands, self._example, self._turn, self._places, self._power, self._errors,
+            self._shares))
 
     def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose) -> Image:
         """The uint8 RGB [H, W, 3] picture with detail where bool `empty` [H, W] holds.
@@ -135,14 +154,31 @@ class Exemplar:
             return picture
         coarse = _blurred(picture, self._sigma)
         self._look_up(coarse, wanted)
-        # Next to what was seen the guess is good, and of thin cracks there is nothing else.
         inside = np.asarray(cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3),
                             np.float32)
         gains = self._gains(around) * self._trust(depth, before, inside)
         detailed = np.empty_like(picture)
         paint(np.ascontiguousarray(picture), coarse, inside, 1.0 / (_RIM * self._cell),
-              self._places, self._bands, gains, detailed)
+              self._layer(gains), self._places, self._bands[0],
+              np.ascontiguousarray(gains[..., 0]), detailed)
         return detailed
+
+    def _layer(self, gains: Float) -> Float:
+        """All bands of detail but the finest, float32 [H, W, 3]; gains [h, w, 3].
+
+        Drawn at a half and a quarter of the size and smoothed, so that no seam shows where two
+        places meet.
+        """
+        layer: Float = np.zeros((1, 1, 3), np.float32)
+        for band, step in ((2, 4), (1, 2)):
+            size = [-(-side // step) for side in self._places.shape[:2]]
+            drawn: Float = np.empty((*size, 3), np.float32)
+            sample(self._places, self._bands[band], np.ascontiguousarray(gains[..., band]), step,
+                   drawn)
+            drawn = np.asarray(cv2.GaussianBlur(drawn, (3, 3), 0), np.float32)
+            layer = drawn + cv2.resize(layer, drawn.shape[1::-1])
+        whole = cv2.resize(layer, self._places.shape[1::-1])
+        return np.ascontiguousarray(whole[:self._camera.height, :self._camera.width], np.float32)
 
     def _follow(self, depth: Float, world_from_camera: Pose, wanted: Mask) -> None:
         """What was shown in the frame before, where it is now; the rest is forgotten."""
@@ -179,9 +215,9 @@ class Exemplar:
              self._cell, wanted, offsets, shown, self._places)
 
     def _trust(self, depth: Float, before: Pose | None, inside: Float) -> Float:
-        """How far detail is to be shown, by cell and band [h, w, 2], (0, 1]: less near what was
-        seen, and of what a wrong guess of its depth leads far astray. inside [H, W]: pixels to
-        what was seen."""
+        """How far detail is to be shown, by cell and band [h, w, 3], (0, 1]: less where the guess
+        is good, as it is near what was seen, and of what a wrong guess of its depth leads far
+        astray. inside [H, W]: pixels to what was seen."""
         moved: Float = np.zeros(self._grid, np.float32)
         if before is not None and self._before is not None:
             k = self._camera
@@ -190,12 +226,14 @@ class Exemplar:
         distance = cv2.resize(inside, self._grid[::-1], interpolation=cv2.INTER_NEAREST)
         slips = moved * doubt(np.asarray(distance, np.float32), depth, self._camera.width)
         slips = slips[..., None] / (np.array(_SLIPS, np.float32) * self._cell)
-        full = np.float32(_FULL * self._camera.width)
-        away = (np.minimum(distance, full) / full)[..., None]
-        return np.asarray((_NEAR + (1.0 - _NEAR) * away) / (1.0 + np.square(slips)), np.float32)
+        error = np.interp(distance / self._cell, np.arange(len(self._errors)), self._errors)
+        cost = np.square(self._shares) * self._power.mean(axis=(0, 1))
+        budget = _BUDGET * error * (error / _USUAL_ERROR) ** _GROWTH
+        shown = 1.0 / np.sqrt(1.0 + cost / budget[..., None])
+        return np.asarray(shown / (1.0 + slips**4), np.float32)
 
     def _gains(self, around: npt.NDArray[Any]) -> Float:
-        """By what the bands of detail are multiplied, by cell [h, w, 2]. around [H, W]: 1 where
+        """By what the bands of detail are multiplied, by cell [h, w, 3]. around [H, W]: 1 where
         detail is wanted."""
         middle, (rows, columns) = self._cell // 2, self._grid
         places = self._places[middle::self._cell, middle::self._cell]
@@ -209,11 +247,10 @@ class Exemplar:
         power = cv2.blur(self._power[i, j] * counted[..., None], side) / share
         usual = self._power.mean(axis=(0, 1))
         evened = ((usual + _FAINT**2) / (power + _FAINT**2)) ** ((1.0 - _UNEVEN) / 2.0)
-        shares = np.array(_SHARES, np.float32)
-        return np.asarray(np.minimum(shares * evened, _GAIN), np.float32)
+        return np.asarray(np.minimum(self._shares * evened, _GAIN), np.float32)
 
     def _cells(self, values: npt.NDArray[Any]) -> Float:
-        """Means float32 [h, w] of each cell's values [H, W]."""
+        """Means float32 [h, w] or [h, w, 3] of each cell's values [H, W] or [H, W, 3]."""
         (height, width), cell = self._grid, self._cell
         whole = cv2.copyMakeBorder(
             values, 0, height * cell - values.shape[0], 0, width * cell - values.shape[1],
@@ -237,6 +274,26 @@ class Exemplar:
         level = np.float32(_LEVEL * math.sqrt(colors.shape[1] + 1) / height)
         rows = np.repeat(level * np.arange(height, dtype=np.float32), width)
         return np.ascontiguousarray(np.column_stack([colors, rows]))
+
+
+def _expected_errors(cells: Float) -> Float:
+    """Squared grey values [N] by which a guess is off, 0, 1, 2... cells from what was seen.
+
+    Half the mean squared difference of what is so far apart in a picture of cells [h, w, 3] (its
+    structure function): that of a place and the best mean of such as are all so far away. Never
+    0, and never less farther away.
+    """
+    height, width = cells.shape[:2]
+    apart = []
+    for count in range(1, width // 2):
+        pairs = [np.square(cells[:, count:] - cells[:, :-count])]
+        if count < height // 2:
+            pairs.append(np.square(cells[count:] - cells[:-count]))
+        apart.append(0.5 * float(np.mean([pair.mean() for pair in pairs])))
+    apart = apart or [float(np.var(cells, axis=(0, 1)).mean())]
+    # A cell's own width is not looked at: a straight line is drawn from next to nothing.
+    apart.insert(0, apart[0] / 4.0)
+    return np.asarray(np.maximum.accumulate(np.maximum(apart, 1e-3)), np.float32)
 
 
 def _blurred(picture: Image, sigma: float) -> Image:

@@ -185,18 +185,50 @@ def vary(costs: Float, chances: Float, cells: npt.NDArray[np.int64], most: float
 
 
 @_jit
+def sample(places: Float, band: npt.NDArray[np.int8], gains: Float, step: int, out: Float
+           ) -> None:
+    """A band of detail [H, W, 3] at each pixel's place in the example, times the gains [h, w].
+
+    places: see `grow`, at least [H, W, 2]. step: one pixel of out [H / step, W / step, 3], rounded
+    up, stands for so many. 0 where there is no place.
+    """
+    height, width = band.shape[0], band.shape[1]
+    rows, columns = out.shape[0], out.shape[1]
+    one = np.float32(1.0)
+    for i in range(rows):
+        y = min(i * step + step // 2, places.shape[0] - 1)
+        row = i * gains.shape[0] // rows
+        for j in range(columns):
+            x = min(j * step + step // 2, places.shape[1] - 1)
+            s, t = places[y, x, 0], places[y, x, 1]
+            if not (s >= 0 and t >= 0 and s <= width - 1 and t <= height - 1):
+                out[i, j, 0] = out[i, j, 1] = out[i, j, 2] = 0.0
+                continue
+            gain = gains[row, j * gains.shape[1] // columns]
+            left, top = int(s), int(t)
+            a, b = s - np.float32(left), t - np.float32(top)
+            beside, below = min(left + 1, width - 1), min(top + 1, height - 1)
+            for c in range(3):
+                out[i, j, c] = gain * (
+                    (one - b) * ((one - a) * np.float32(band[top, left, c])
+                                 + a * np.float32(band[top, beside, c]))
+                    + b * ((one - a) * np.float32(band[below, left, c])
+                           + a * np.float32(band[below, beside, c])))
+
+
+@_jit
 def paint(picture: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8], inside: Float,
-          by_pixel: float, places: Float, bands: npt.NDArray[np.int8], gains: Float,
+          by_pixel: float, layer: Float, places: Float, band: npt.NDArray[np.int8], gains: Float,
           out: npt.NDArray[np.uint8]) -> None:
-    """`coarse` [H, W, 3] and the detail of each pixel's place in the example, where inside is
-    positive, elsewhere `picture`.
+    """`coarse` [H, W, 3], a layer of detail and that of each pixel's place in the example, where
+    inside is positive, elsewhere `picture`.
 
     inside [H, W]: pixels to the next one that is not to be painted; detail fades in by `by_pixel`
-    of it. places: see `grow`, at least [H, W, 2]. bands [H, W, 6]: RGB of detail in two bands,
-    which the gains [h, w, 2], of any size, multiply.
+    of it. layer [H, W, 3]: grey values. places: see `grow`, at least [H, W, 2]. band [H, W, 3]:
+    detail that the gains [h, w], of any size, multiply.
     """
     height, width = inside.shape
-    rows, columns = gains.shape[0], gains.shape[1]
+    rows, columns = gains.shape
     down, right = rows / height, columns / width
     one = np.float32(1.0)
     for y in range(height):
@@ -208,52 +240,50 @@ def paint(picture: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8], inside:
                 for c in range(3):
                     out[y, x, c] = picture[y, x, c]
                 continue
+            weight = min(inside[y, x] * np.float32(by_pixel), one)
             s, t = places[y, x, 0], places[y, x, 1]
-            if not (s >= 0 and t >= 0 and s <= width - 1 and t <= height - 1):
-                for c in range(3):
-                    out[y, x, c] = coarse[y, x, c]
-                continue
+            known = s >= 0 and t >= 0 and s <= width - 1 and t <= height - 1
+            if not known:
+                s, t = np.float32(0.0), np.float32(0.0)
             u = np.float32(min(max((x + 0.5) * right - 0.5, 0.0), columns - 1.0))
             j = int(u)
             p, j_next = u - np.float32(j), min(j + 1, columns - 1)
-            weight = min(inside[y, x] * np.float32(by_pixel), one)
-            fine = weight * ((one - q) * ((one - p) * gains[i, j, 0] + p * gains[i, j_next, 0])
-                             + q * ((one - p) * gains[i_next, j, 0]
-                                    + p * gains[i_next, j_next, 0]))
-            broad = weight * ((one - q) * ((one - p) * gains[i, j, 1] + p * gains[i, j_next, 1])
-                              + q * ((one - p) * gains[i_next, j, 1]
-                                     + p * gains[i_next, j_next, 1]))
+            fine = weight * ((one - q) * ((one - p) * gains[i, j] + p * gains[i, j_next])
+                             + q * ((one - p) * gains[i_next, j] + p * gains[i_next, j_next]))
+            if not known:
+                fine = np.float32(0.0)
             left, top = int(s), int(t)
             a, b = s - np.float32(left), t - np.float32(top)
             beside, below = min(left + 1, width - 1), min(top + 1, height - 1)
             for c in range(3):
-                value = np.float32(coarse[y, x, c])
-                for k, gain in ((c, fine), (c + 3, broad)):
-                    value += gain * (
-                        (one - b) * ((one - a) * np.float32(bands[top, left, k])
-                                     + a * np.float32(bands[top, beside, k]))
-                        + b * ((one - a) * np.float32(bands[below, left, k])
-                               + a * np.float32(bands[below, beside, k])))
+                value = np.float32(coarse[y, x, c]) + weight * layer[y, x, c]
+                value += fine * (
+                    (one - b) * ((one - a) * np.float32(band[top, left, c])
+                                 + a * np.float32(band[top, beside, c]))
+                    + b * ((one - a) * np.float32(band[below, left, c])
+                           + a * np.float32(band[below, beside, c])))
                 out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)),
                                             np.float32(255.0)))
 
 
 @_jit
-def mip(pyramid: tuple[Float, ...], levels: Float, where: Bool,
+def mip(pyramid: tuple[Float, ...], levels: Float, where: Bool, kept: Float,
         out: npt.NDArray[np.uint8]) -> None:
     """Colours of a pyramid at the level of each pixel, between pixels and levels.
 
     pyramid: [H, W, 4], then half as large each: RGB times a weight, and the weight. levels
-    [H, W]: 0 is the finest. where [H, W]: pixels of out [H, W, 3] that are written.
+    [H, W]: 0 is the finest. where [H, W]: pixels of out [H, W, 3] that are written; they keep the
+    share `kept` [H, W] of what they were.
     """
     height, width = where.shape
+    total = np.zeros(4, np.float32)
     for y in range(height):
         for x in range(width):
             if not where[y, x] or not levels[y, x] > 0.0:
                 continue
             first = min(int(levels[y, x]), len(pyramid) - 1)
             share = np.float32(levels[y, x] - first)
-            total = np.zeros(4, np.float32)
+            total[:] = 0.0
             for level in (first, min(first + 1, len(pyramid) - 1)):
                 part = share if level > first else np.float32(1.0) - share
                 grid = pyramid[level]
@@ -269,5 +299,7 @@ def mip(pyramid: tuple[Float, ...], levels: Float, where: Bool,
                         + q * ((1 - p) * grid[below, j, c] + p * grid[below, beside, c]))
             if total[3] > 1e-3:
                 for c in range(3):
-                    out[y, x, c] = np.uint8(min(max(total[c] / total[3] + np.float32(0.5),
-                                                    np.float32(0.0)), np.float32(255.0)))
+                    value = total[c] / total[3]
+                    value += kept[y, x] * (np.float32(out[y, x, c]) - value)
+                    out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)),
+                                                np.float32(255.0)))

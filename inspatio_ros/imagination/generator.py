@@ -318,7 +318,7 @@ class GeneratorSession:
         with torch.inference_mode():
             with self._aside():
                 source = self._source_latents(references, frames)
-                self._seen = self._newest_picture(references)
+                self._seen = self._newest_picture(references, guides[0][0].usual_detail)
                 shown = [self._condition(lane, g, references, frames)
                          for lane, g in zip(self._lanes, guides, strict=True)]
                 render = torch.cat([s.render for s in shown])
@@ -468,24 +468,27 @@ class GeneratorSession:
                 tuple(chosen), latents[:, :self._backend.config.frames_per_block])
         return self._source[1]
 
-    def _newest_picture(self, references: Sequence[Observation]) -> Tensor:
-        """The newest picture [1, 3, H, W] that the source mode lets the model see."""
+    def _newest_picture(self, references: Sequence[Observation], usual: float | None) -> Tensor:
+        """The newest picture [1, 3, H, W] that the source mode lets the model see.
+
+        usual: `Guide.usual_detail`.
+        """
         if self._backend.finisher is None:
             return torch.empty(0)
         chosen = self._request.references if self._request.source_mode == "anchor" else references
         picture = self._upload(self._pictures(chosen, 1))[0]
         if chosen:
             self._colorfulness = _colorfulness(picture).float()
-            self._take_example(chosen[0])
+            self._take_example(chosen[0], usual)
         return picture
 
-    def _take_example(self, newest: Observation) -> None:
+    def _take_example(self, newest: Observation, usual: float | None) -> None:
         """The first picture that is there gives the detail of the whole way."""
         camera = self._request.camera
         for lane in self._lanes:
             if lane.exemplar is None:
                 lane.exemplar = Exemplar(resized_picture(newest.image, camera.size), camera,
-                                         max(1.0, camera.width / self._size[0]))
+                                         max(1.0, camera.width / self._size[0]), usual)
 
     def _pictures(self, newest_first: Sequence[Observation], count: int) -> list[Image]:
         """`count` pictures in time order that end with the newest; the oldest fills the front."""

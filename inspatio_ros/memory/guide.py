@@ -71,6 +71,8 @@ class Guide:
     moving bool [H, W]: pixels of things that move (see MovingLayer); None without any.
     tone: float32 [6], gains and offsets (RGB, RGB) from the exposure of the memory's newest frame
     to that of the picture.
+    usual_detail: grey values of the fine structure of what was seen (see UsualDetail); None: not
+    known.
     """
 
     image: Byte
@@ -80,6 +82,7 @@ class Guide:
     moving: npt.NDArray[np.bool_] | None = None
     tone: Float = field(default_factory=lambda: IDENTITY_TONE)
     guessed: Float | None = None
+    usual_detail: float | None = None
 
     @property
     def shown_depth(self) -> Float:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from inspatio_ros.memory.moving_drawing import draw_moving
 from inspatio_ros.memory.rolling_cloud import RollingCloud
 from inspatio_ros.memory.splatting import NumbaSplatter, make_splatter
 from inspatio_ros.memory.stereo_memory import StereoMemory, StereoOptions
+from inspatio_ros.memory.usual_detail import UsualDetail
 from inspatio_ros.sensing.observation import Observation
 
 
@@ -75,6 +76,7 @@ class WorldMemory:
             else None
         self.moving = MovingLayer(o.moving) if o.moving is not None else None
         self.looks = RecentLooks(o.looks)
+        self._detail = UsualDetail()
         self._splatter = make_splatter(o.backend)
         self._renderer = GuideRenderer(self._splatter, o.mode, o.guess, o.match_exposure)
         self.stereo = StereoMemory(o.stereo, self._renderer) if o.stereo is not None else None
@@ -110,6 +112,7 @@ class WorldMemory:
         if self.stereo is not None:
             self.stereo.add(observation, moving)
         self.looks.offer(observation)
+        self._detail.add(observation.image)
 
     def keep(self, view: ImaginedView) -> int:
         """Keep what is new in an imagined view; how many points that adds.
@@ -145,7 +148,7 @@ class WorldMemory:
         if layer is not None:
             guide = draw_moving(self._renderer, guide, camera, world_from_camera,
                                 layer.shown(stamp_ns, references))
-        return guide
+        return replace(guide, usual_detail=self._detail.level)
 
     def clear(self) -> None:
         """Forget everything but the counts of drops."""
@@ -157,6 +160,7 @@ class WorldMemory:
         if self.stereo is not None:
             self.stereo.reset()
         self.looks.clear()
+        self._detail.reset()
         self._renderer.clear()
 
     def colored_points(

@@ -15,7 +15,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination import doubt as doubt_module
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
-from inspatio_ros.imagination.doubt import doubt, softened
+from inspatio_ros.imagination.doubt import _KEPT, doubt, softened
 from inspatio_ros.imagination.filler import GeometricFiller
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
@@ -52,7 +52,9 @@ def test_doubt_grows_with_distance_and_with_the_spread_of_depths() -> None:
     assert (doubt(distance, np.full((4, 4), np.nan, np.float32), 96) == 0).all()
 
 
-def test_hints_are_blurred_the_farther_they_may_be_misplaced() -> None:
+def test_hints_are_blurred_the_farther_they_may_be_misplaced(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doubt_module, "_KEPT", 0.0)
     shown = guide()
     made = softened(shown, CAMERA, AHEAD)
     backed = shown.provenance == Provenance.OBSERVED
@@ -64,6 +66,23 @@ def test_hints_are_blurred_the_farther_they_may_be_misplaced() -> None:
     assert roughness(made, near) < 0.7 * roughness(made, far)  # moves 3
     assert roughness(made, near) < 0.7 * roughness(made, rim)  # beside what was measured
     assert abs(float(made[near].mean()) - float(shown.image[near].mean())) < 6.0
+
+
+def test_of_much_blurred_detail_a_share_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = guide()
+    near, far = (slice(40, 60), slice(80, 96)), (slice(4, 24), slice(80, 96))
+    kept = softened(shown, CAMERA, AHEAD).astype(float)
+    monkeypatch.setattr(doubt_module, "_KEPT", 0.0)
+    blurred = softened(shown, CAMERA, AHEAD).astype(float)
+    shares = []
+    for area in (near, far):
+        taken = shown.image[area].astype(float) - blurred[area]
+        stays = kept[area] - blurred[area]
+        shares.append(float((stays * taken).sum() / np.square(taken).sum()))
+        # It is the hint's own detail.
+        assert np.corrcoef(stays.ravel(), taken.ravel())[0, 1] > 0.9
+    # The more is blurred the more of it.
+    assert 0.0 < shares[1] < 0.9 * shares[0] < _KEPT
 
 
 def test_where_nothing_can_be_misplaced_all_stays() -> None:

@@ -13,11 +13,19 @@ from inspatio_ros.evaluation.perceptual import gradient_spectrum_distance
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
+from inspatio_ros.imagination import exemplar as exemplar_module
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
-from inspatio_ros.imagination.exemplar import _SHARES, _UNEVEN, Exemplar
+from inspatio_ros.imagination.exemplar import (
+    _BUDGET,
+    _GROWTH,
+    _UNEVEN,
+    _USUAL_ERROR,
+    Exemplar,
+)
 from inspatio_ros.imagination.generator import GeneratorBackend
 from inspatio_ros.imagination.request import ImaginationRequest
 from inspatio_ros.memory.guide import Guide
+from inspatio_ros.memory.usual_detail import detail_level
 from inspatio_ros.sensing.observation import Observation, Provenance
 
 CAMERA = PinholeCamera(416, 240, 300.0, 300.0, 207.5, 119.5)
@@ -26,6 +34,13 @@ WALL = np.full((120, 208), 3.0, np.float32)
 # The same wall between things far behind it: what is guessed there may be wrong by much.
 UNEVEN = WALL.copy()
 UNEVEN[:30] = UNEVEN[90:] = 30.0
+
+
+@pytest.fixture(autouse=True)
+def all_detail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Detail as strong as in the example whatever it costs, but in the tests of that."""
+    monkeypatch.setattr(exemplar_module, "_BUDGET", 1e9)
+    monkeypatch.setattr(exemplar_module, "_SHARES", (1.0, 1.0, 1.0))
 
 
 def rough(height: int, width: int, strength: float, seed: int = 0) -> np.ndarray:
@@ -104,8 +119,71 @@ def test_detail_is_nearly_as_strong_as_is_usual_in_the_picture() -> None:
     assert own[0] < 0.4 * own[1]
     usual = np.sqrt(np.mean(np.square(own)))
     for columns, strength in zip((faint, strong), own, strict=True):
-        wanted = _SHARES[0] * strength ** _UNEVEN * usual ** (1 - _UNEVEN)
+        wanted = strength ** _UNEVEN * usual ** (1 - _UNEVEN)
         assert abs(fine(made, columns) - wanted) < 0.3 * wanted
+
+
+def patchwork(contrast: float) -> np.ndarray:
+    """Even patches of 48 pixels and the same fine noise on all of them."""
+    patches = np.random.default_rng(1).uniform(-contrast, contrast, (5, 9, 1))
+    coarse = np.repeat(np.repeat(patches, 48, axis=0), 48, axis=1)[:, :416]
+    noise = rough(240, 416, 24.0).astype(float) - 128
+    return np.asarray((128 + coarse + noise).clip(0, 255), np.uint8)
+
+
+def added(example: np.ndarray, usual: float | None = None) -> np.ndarray:
+    """What becomes of an even guess in the middle half of the picture, less the guess."""
+    empty = hole(slice(None), slice(104, 312))
+    guess = np.full((240, 416, 3), 128, np.uint8)
+    made = Exemplar(example, CAMERA, 1.9, usual).add(guess, empty, WALL, HERE)
+    return made.astype(float)[:, 104:312] - 128
+
+
+def test_detail_costs_a_share_of_what_the_guess_is_expected_to_be_off_by(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    example = patchwork(24.0)
+    whole = added(example)
+    monkeypatch.setattr(exemplar_module, "_BUDGET", _BUDGET)
+    held = added(example)
+    middle, rim = slice(72, 136), slice(8, 24)
+    assert held[:, middle].std() < 0.7 * whole[:, middle].std()
+    # Of patches that know nothing of each other.
+    off = float(np.var(cv2.resize(example, (52, 30), interpolation=cv2.INTER_AREA)))
+    price = _BUDGET * (off / _USUAL_ERROR) ** _GROWTH * off  # of each of three bands
+    assert 0.5 * price < np.square(held[:, middle]).mean() < 3 * price
+    # Near what was seen the guess is better.
+    assert held[:, rim].std() < 0.75 * held[:, middle].std()
+    assert whole[:, rim].std() > 0.85 * whole[:, middle].std()
+    # The more a picture varies the less the same detail matters.
+    varied = added(patchwork(90.0))[:, middle].std()
+    assert varied > 1.2 * held[:, middle].std()
+
+
+@pytest.mark.parametrize(("factor", "shown"), [(0.6, 0.6), (1.5, 1.5), (0.1, 0.5), (9.0, 2.0)])
+def test_detail_is_as_strong_as_usual_within_a_factor(factor: float, shown: float) -> None:
+    example = rough(240, 416, 12.0)
+    own, made = (added(example, usual) for usual in (None, factor * detail_level(example)))
+    assert abs(made.std() / own.std() - shown) < 0.15 * shown
+
+
+def test_no_seam_shows_where_places_meet() -> None:
+    """Coarse detail goes over from one place's to the next one's within some pixels."""
+    wave = 40 * np.sin(np.arange(416) * 2 * np.pi / 60)
+    example = np.asarray(np.broadcast_to((128 + wave)[None, :, None], (240, 416, 3)).round(),
+                         np.uint8)
+    exemplar = Exemplar(example, CAMERA, 1.9)
+    rows, columns = exemplar._places.shape[:2]
+    y, x = np.mgrid[:rows, :columns].astype(np.float32)
+    # Every second column of 16 pixels shows what is half a wave beside it.
+    x = np.where((x // 16) % 2 > 0, (x + 30) % 384, x)
+    exemplar._places[:] = np.dstack([x, y])
+    gains = np.ones((*exemplar._grid, 3), np.float32)
+    layer = exemplar._layer(gains)[60:180, 40:340]
+    band = sum(part.astype(float) for part in exemplar._bands[1:])
+    hard = band[y.astype(int), x.astype(int)][60:180, 40:340]
+    jumps = [float(np.abs(np.diff(picture, axis=1)).max()) for picture in (hard, layer)]
+    assert layer.std() > 0.5 * hard.std()
+    assert jumps[1] < 0.4 * jumps[0]
 
 
 def test_it_stands_still_in_the_world() -> None:
@@ -232,7 +310,7 @@ def test_next_to_what_was_seen_and_among_even_depths_detail_stays() -> None:
 
     def kept(depth: np.ndarray) -> tuple[float, float]:
         made = []
-        for pose in (HERE, rigid.from_euler(0, 0, 0, (0.2, 0, 0))):  # by 20 pixels
+        for pose in (HERE, rigid.from_euler(0, 0, 0, (0.1, 0, 0))):  # by 10 pixels
             exemplar = Exemplar(truth, CAMERA, 1.9)
             exemplar.add(guess, empty, depth, HERE)
             made.append(exemplar.add(guess, empty, depth, pose).astype(float))
