@@ -55,14 +55,12 @@ _MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what cha
 _AROUND = 1  # cells around one that are compared with it
 # Shares of the example's own strength that bands are shown with at most, finest first: edges are
 # subdued, and every step from the example to the picture smooths.
-_SHARES = 1.7, 2.0, 2.0
+_SHARES = 1.5, 1.8, 1.8
 # What is not known costs its square. Each band may cost this share of the squared error that the
 # guess is expected to have anyway where that is so many squared grey values, so that little is
 # lost where it is small. Where it is greater the share is too, by a power of it: there a guess
 # is smooth because nothing is known.
-_BUDGET, _USUAL_ERROR, _GROWTH = 0.07, 500.0, 0.2
-# Of the example's detail this share counts as expected error: the guess lacks it everywhere.
-_LACKED = 0.3
+_BUDGET, _USUAL_ERROR, _GROWTH = 0.08, 500.0, 0.2
 _BROAD = 2.0  # what is coarser than so many times the blur of the guess is no detail
 # Detail of a place is as strong as where it is from to this power times what is usual in the
 # picture: hardly more can be told of how strong it should be.
@@ -72,7 +70,7 @@ _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_POWER = 5  # cells around one over which strength is measured
 _FACTOR = 2.0  # by which the example's strength may differ from what is usual
 # Cells that a place may slip from frame to frame until the detail of a band is half as strong.
-_SLIPS = 0.17, 0.19, 0.34
+_SLIPS = 0.4, 0.45, 0.8
 _BLURRED_SMALL = 3.0  # pixels of a blur from which on half the size does
 
 
@@ -112,8 +110,7 @@ class Exemplar:
             [described, np.ones(len(described), np.float32), np.square(described).sum(axis=1)]).T)
         greys = [self._cells(band.mean(axis=2) ** 2) for band in bands]
         self._power: Float = np.ascontiguousarray(np.dstack(greys), np.float32)
-        lacked = np.float32(_LACKED * self._power.mean(axis=(0, 1)).sum())
-        self._errors = _expected_errors(self._cells(coarse)) + lacked
+        self._errors = _expected_errors(self._cells(coarse))
         factor = 1.0 if usual is None else usual / detail_level(picture)
         self._shares = np.array(_SHARES, np.float32) * np.float32(
             min(max(factor, 1.0 / _FACTOR), _FACTOR))
@@ -230,7 +227,7 @@ class Exemplar:
         cost = np.square(self._shares) * self._power.mean(axis=(0, 1))
         budget = _BUDGET * error * (error / _USUAL_ERROR) ** _GROWTH
         shown = 1.0 / np.sqrt(1.0 + cost / budget[..., None])
-        return np.asarray(shown / (1.0 + slips**4), np.float32)
+        return np.asarray(shown / (1.0 + np.square(slips)), np.float32)
 
     def _gains(self, around: npt.NDArray[Any]) -> Float:
         """By what the bands of detail are multiplied, by cell [h, w, 3]. around [H, W]: 1 where
