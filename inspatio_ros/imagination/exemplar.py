@@ -97,8 +97,8 @@ class Exemplar:
         coarse = _blurred(picture, self._sigma)
         finer = picture.astype(np.float32) - _blurred(picture, self._sigma * _BROAD)
         detail: Float = np.asarray(_STRONGEST * np.tanh(finer / _STRONGEST), np.float32)
-        # Bands: what a blur of one pixel of the guess takes away, what one of a cell does, the
-        # rest.
+        # Bands: what a blur of one pixel of the guess takes away, what one of half a cell does,
+        # the rest.
         broad = [np.asarray(cv2.GaussianBlur(detail, (0, 0), sigma), np.float32)
                  for sigma in (max(coarseness, 0.5), self._sigma)]
         bands = [detail - broad[0], broad[0] - broad[1], broad[1]]
