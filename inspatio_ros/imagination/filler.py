@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -146,6 +146,8 @@ class GeometricSession:
         # Where hints were seen from.
         self._seen_from: Pose | None = None
         self._guess: Float | None = None
+        # Called before every picture, for who has other things to do.
+        self.meanwhile: Callable[[], None] | None = None
 
     def start_fill(
         self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
@@ -167,6 +169,8 @@ class GeometricSession:
         self._renderer.clear()
 
     def _fill_one(self, guide: Guide) -> Image:
+        if self.meanwhile is not None:
+            self.meanwhile()
         poses = self._request.trajectory.world_from_camera
         pose = poses[min(self._frame, len(poses) - 1)]
         self._frame += 1

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +23,7 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
 from inspatio_ros.imagination.denoiser import BlockDenoiser
+from inspatio_ros.imagination.engine import BLOCKS_AT_ONCE
 from inspatio_ros.imagination.exemplar import Exemplar
 from inspatio_ros.imagination.filler import GeometricFiller, GeometricSession
 from inspatio_ros.imagination.long_rollouts import LongRollout, RolloutHistory
@@ -43,6 +47,7 @@ from inspatio_ros.model.config import ModelConfig, ModelError
 from inspatio_ros.model.finisher import Finisher
 from inspatio_ros.model.stereo import RetrievedViews
 from inspatio_ros.model.text_encoder import TextSource
+from inspatio_ros.runtime.cores import shared_cores
 from inspatio_ros.sensing.observation import Observation, Provenance
 
 Image = npt.NDArray[np.uint8]
@@ -102,12 +107,14 @@ class GeneratorBackend:
         self.lookahead = codec.encoder_lookahead
         # On a GPU the host is free while a block is made.
         self.asynchronous = denoiser.model.device.type == "cuda"
+        # One for all requests: they share the denoiser and its caches.
+        self._thread: ThreadPoolExecutor | None = None
         self.reference_frames = config.block_frames
         self._text = text
         self._prompt: str | None = None
 
     def begin(self, request: ImaginationRequest) -> GeneratorSession:
-        """Start a request; projects its prompt unless the last one had the same."""
+        """Start a request; its first block projects its prompt unless the last had the same."""
         return GeneratorSession(self, [request])
 
     def begin_together(self, requests: Sequence[ImaginationRequest]) -> GeneratorSession:
@@ -123,6 +130,23 @@ class GeneratorBackend:
         if prompt != self._prompt:
             self.denoiser.set_prompt(self._text.embed(prompt))
             self._prompt = prompt
+
+    def submit(self, make: Callable[[], _Made], aside: bool) -> Future[_Made]:
+        """What `make` gives, made behind what was submitted before.
+
+        aside: in a thread of its own and its share of the cores; the caller goes on meanwhile.
+        """
+        if aside and self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="imagined_block")
+        if self._thread is None:
+            done: Future[_Made] = Future()
+            done.set_result(make())
+            return done
+        future = self._thread.submit(
+            functools.partial(_in_share_of_cores, make) if aside else make)
+        if not aside:
+            wait([future])
+        return future
 
     def working_size(self, camera: PinholeCamera) -> tuple[int, int]:
         """(width, height) in pixels that the model works at for pictures of `camera`."""
@@ -165,6 +189,9 @@ class GeneratorBackend:
 
     def close(self) -> None:
         """Free caches; the weights go with the object."""
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+            self._thread = None
         self.denoiser.close()
         self._prompt = None
 
@@ -191,8 +218,6 @@ class _Lane:
         self.seed = request.seed
         # Of the finisher's texture: it stays where it is while the request lasts.
         self.grain: Tensor | None = None
-        self.filled: Sequence[Image] = ()
-        self.known: Sequence[Known] = ()
         # What invented surfaces take their detail from; none before a picture has been seen.
         self.exemplar: Exemplar | None = None
         self._steadier: Steadier | None = None
@@ -200,19 +225,19 @@ class _Lane:
         self._way = request.trajectory.world_from_camera
         self._frame = 0
 
-    def pictures(self, made: npt.NDArray[Any], size: tuple[int, int]) -> list[Image]:
+    def pictures(self, made: npt.NDArray[Any], shown: _Shown, size: tuple[int, int]
+                 ) -> list[Image]:
         """A block's pictures at size (width, height).
 
         made: pictures uint8 [T, H, W, 3], or float32 what is added to the filled ones.
         """
         if made.dtype == np.uint8:
             return [resized_picture(image, size) for image in made]
-        assert self.filler is not None  # a model with a finisher has its render filled
         pictures = []
         if self._steadier is None:
             self._steadier = Steadier(self._camera.resized(made.shape[2], made.shape[1]))
-        for filled, change, known, depth in zip(self.filled, made, self.known,
-                                                self.filler.depths, strict=True):
+        for filled, change, known, depth in zip(shown.pictures, made, shown.seen, shown.depths,
+                                                strict=True):
             pose = self._way[min(self._frame, len(self._way) - 1)]
             self._frame += 1
             steady = self._steadier.add(change, depth, pose)
@@ -231,7 +256,7 @@ class _Shown:
     render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
     [T, 1, H, W] in [-1, 1]: the same in pixels; for a finisher with hints known is 0 there.
     pictures, seen: the filled ones and where they show what was seen, hints too, as large as the
-    guides.
+    guides. depths: of the filled ones, m, guessed where nothing was seen.
     """
 
     render: Tensor
@@ -240,6 +265,38 @@ class _Shown:
     known: Tensor
     pictures: Sequence[Image]
     seen: Sequence[Known]
+    depths: Sequence[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A block that is shown to the model: of each request what it is shown, and of all the rest.
+
+    source [1, F, C, h, w]: latents of what is seen, seen [1, 3, H, W] the newest of it, as
+    colourful as [] in 0 to 1. middle: the number of the frame that stands for the block.
+    """
+
+    lanes: Sequence[_Lane]
+    shown: Sequence[_Shown]
+    source: Tensor
+    seen: Tensor
+    colorfulness: Tensor
+    views: RetrievedViews | None
+    rays: Tensor | None
+    middle: int
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What became of a block: of each request what `_Lane.pictures` takes, once `done` has come.
+
+    pictures: made of it already, where no device is waited for. times: s, of the stages.
+    """
+
+    made: Sequence[Tensor]
+    done: torch.cuda.Event | None
+    pictures: list[list[Image]] | None
+    times: Mapping[str, float]
 
 
 class GeneratorSession:
@@ -261,26 +318,27 @@ class GeneratorSession:
         self._device = device = backend.denoiser.model.device
         make_stream: Any = torch.cuda.Stream
         self._stream = make_stream(device) if device.type == "cuda" else None
-        self._pending: list[Tensor] = []
-        self._seen = torch.empty(0)
+        # What was begun, oldest first.
+        self._begun: deque[tuple[_Begun, Future[_Made]]] = deque()
         # Of the camera's pictures; all there are while none has been seen.
         self._colorfulness = torch.ones((), device=device)
-        self._done: torch.cuda.Event | None = None
         self._lanes = [
             _Lane(request, backend.codec, device, backend.config.fill_render)
             for request in requests]
         self._blocks = 0
         self._past = RolloutHistory(backend.long_rollout)
-        self._history: Tensor | None = None
         self._source: tuple[tuple[Observation, ...], Tensor] | None = None
         self._source_stream = backend.codec.encoder_state()
         # Where views for the stereo branch come from; the engine sets it.
         self.bank: ViewBank | None = None
         self._ways = [request.trajectory.world_from_camera for request in requests]
         self._next_frame = 0
+        # Whether the next block may be begun before one is finished; the engine sets it.
+        self.ahead = False
+        # Called now and then while one is begun; the engine sets it too.
+        self.meanwhile: Callable[[], None] = _nothing
         self._reader = ViewReader(backend.codec, backend.config, device)
         self.stage_times: dict[str, float] = {}
-        backend.use_prompt(first.prompt)
         width, height = self._size
         self._grid = backend.config.grid_of(height, width)
 
@@ -303,9 +361,10 @@ class GeneratorSession:
     def start_fill(
         self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
     ) -> None:
-        """Begin a block. On a GPU all work is queued and the host goes on; else it is done here.
+        """Begin a block. On a GPU all work is queued and the host goes on; on a CPU another
+        thread goes on with what is prepared here.
 
-        `finish_fill` comes before the next block.
+        As many blocks may be begun before the first is finished as the backend says.
         """
         backend, config = self._backend, self._backend.config
         frames = config.first_block_frames if self._blocks == 0 else config.block_frames
@@ -318,42 +377,69 @@ class GeneratorSession:
         with torch.inference_mode():
             with self._aside():
                 source = self._source_latents(references, frames)
-                self._seen = self._newest_picture(references, guides[0][0].usual_detail)
+                seen = self._newest_picture(references, guides[0][0].usual_detail)
                 shown = [self._condition(lane, g, references, frames)
                          for lane, g in zip(self._lanes, guides, strict=True)]
-                render = torch.cat([s.render for s in shown])
-                mask = torch.cat([s.mask for s in shown])
-            encoded = time.perf_counter()
             views, rays = self._branch_inputs(guides)
-            self._history = self._past.choose(self._pose_of(self._next_frame + frames // 2))
-            latents = self._denoise(source, render, mask, views, rays)
-            denoised = time.perf_counter()
-            self._pending = [self._decode(lane, latents[k:k + 1], shown[k])
-                             for k, lane in enumerate(self._lanes)]
-            self._done = _recorded_event(self._device)
-            self._past.add(latents, source, self._pose_of(self._next_frame + frames // 2))
+        begun = _Begun(self._lanes, shown, source, seen, self._colorfulness, views, rays,
+                       self._next_frame + frames // 2)
         self._blocks += 1
         self._next_frame += frames
-        self.stage_times = {"encode": encoded - start, "denoise": denoised - encoded,
-                            "decode": time.perf_counter() - denoised}
+        encode = time.perf_counter() - start
+        self._begun.append((begun, backend.submit(
+            lambda: self._make(begun, encode), aside=self.ahead)))
 
     def finish_fill(self) -> list[list[Image]]:
-        """The pictures of the block that `start_fill` began, once they are there."""
+        """The pictures of the oldest block that `start_fill` began, once they are there."""
         start = time.perf_counter()
-        if self._done is not None:
-            self._done.synchronize()
-        size = self._request.camera.size
-        pictures = [lane.pictures(made.numpy(), size)
-                    for lane, made in zip(self._lanes, self._pending, strict=True)]
-        self._pending = []
-        self.stage_times["wait"] = time.perf_counter() - start
+        begun, future = self._begun.popleft()
+        made = future.result()
+        pictures = made.pictures
+        if pictures is None:
+            assert made.done is not None
+            made.done.synchronize()
+            pictures = self._pictures_of(begun, made.made)
+        self.stage_times = {**made.times, "wait": time.perf_counter() - start}
         return pictures
 
+    @property
+    def made(self) -> bool:
+        """Whether the oldest block begun is made."""
+        return bool(self._begun) and self._begun[0][1].done()
+
     def close(self) -> None:
-        """Forget the request."""
-        self._history = self._source = None
+        """Forget the request; what of it is being made is made in vain."""
+        for _, future in self._begun:
+            future.cancel()
+        self._begun.clear()
+        self._source = None
         self._past.reset()
         self._lanes = []
+
+    def _make(self, begun: _Begun, encode: float) -> _Made:
+        """encode: s that preparing it took."""
+        backend, start = self._backend, time.perf_counter()
+        backend.use_prompt(self._request.prompt)
+        with torch.inference_mode():
+            pose = self._pose_of(begun.middle)
+            history = self._past.choose(pose)
+            latents = self._denoise(begun, history)
+            denoised = time.perf_counter()
+            made = [self._decode(begun, k, latents[k:k + 1]) for k in range(len(begun.shown))]
+            done = _recorded_event(self._device)
+            self._past.add(latents, begun.source, pose)
+        decoded = time.perf_counter()
+        times = {"encode": encode, "denoise": denoised - start, "decode": decoded - denoised}
+        if done is not None:
+            return _Made(made, done, None, times)
+        pictures = self._pictures_of(begun, made)
+        times["finish"] = time.perf_counter() - decoded
+        return _Made(made, None, pictures, times)
+
+    def _pictures_of(self, begun: _Begun, made: Sequence[Tensor]) -> list[list[Image]]:
+        size = self._request.camera.size
+        return [lane.pictures(one.numpy(), shown, size)
+                for lane, one, shown in zip(begun.lanes, made, begun.shown, strict=True)]
 
     def _pose_of(self, number: int) -> npt.NDArray[np.float64]:
         way = self._ways[0]
@@ -369,21 +455,21 @@ class GeneratorSession:
             yield
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
-    def _decode(self, lane: _Lane, latents: Tensor, shown: _Shown) -> Tensor:
-        """Pictures uint8 [T, H, W, 3] on their way to the host.
+    def _decode(self, begun: _Begun, number: int, latents: Tensor) -> Tensor:
+        """Pictures uint8 [T, H, W, 3] of request `number` on their way to the host.
 
-        With a finisher what it changes in the lane's filled pictures instead, float32: these may
-        be larger than the model's own, and keep their detail.
+        With a finisher what it changes in the filled pictures instead, float32: these may be
+        larger than the model's own, and keep their detail.
         """
+        lane, shown = begun.lanes[number], begun.shown[number]
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
             finished = self._backend.finisher(
-                frames, shown.filled, shown.known, self._seen.expand_as(frames),
+                frames, shown.filled, shown.known, begun.seen.expand_as(frames),
                 self._grain(lane, shown.seen))
-            lane.filled, lane.known = shown.pictures, shown.seen
             change = finished - shown.filled
             # What a camera without colours will see has none, and a pale one sees pale ones.
-            change = torch.lerp(change.mean(dim=1, keepdim=True), change, self._colorfulness)
+            change = torch.lerp(change.mean(dim=1, keepdim=True), change, begun.colorfulness)
             scaled = change.mul(127.5).to(torch.float32)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
@@ -414,15 +500,17 @@ class GeneratorSession:
             rays = torch.from_numpy(told).to(self._device)
         return views, rays
 
-    def _denoise(self, source: Tensor, render: Tensor, mask: Tensor,
-                 views: RetrievedViews | None, rays: Tensor | None) -> Tensor:
-        denoiser, lanes = self._backend.denoiser, len(self._lanes)
+    def _denoise(self, begun: _Begun, history: Tensor | None) -> Tensor:
+        denoiser, lanes = self._backend.denoiser, len(begun.lanes)
         # Before the first block there is no history: all requests see the same context.
-        contexts = 1 if self._history is None else lanes
+        contexts = 1 if history is None else lanes
         denoiser.begin(self._grid, contexts)
-        noise = torch.cat([self._noise(lane) for lane in self._lanes], dim=1)
-        return denoiser.block(source.expand(contexts, -1, -1, -1, -1), self._history, render,
-                              mask, noise=noise, views=views, rays=rays)
+        noise = torch.cat([self._noise(lane) for lane in begun.lanes], dim=1)
+        return denoiser.block(
+            begun.source.expand(contexts, -1, -1, -1, -1), history,
+            torch.cat([shown.render for shown in begun.shown]),
+            torch.cat([shown.mask for shown in begun.shown]),
+            noise=noise, views=begun.views, rays=begun.rays)
 
     def _noise(self, lane: _Lane) -> Tensor:
         denoiser, config = self._backend.denoiser, self._backend.config
@@ -507,10 +595,14 @@ class GeneratorSession:
         images, known = zip(*(resized_guide(guide, self._size) for guide in guides), strict=True)
         render, mask = guide_tensors(images, known, self._device)
         filled: list[Image] = []
+        depths: tuple[npt.NDArray[np.float32], ...] = ()
         if lane.filler is not None:
+            lane.filler.meanwhile = self.meanwhile
             lane.filler.start_fill([guides], references)
             filled = lane.filler.finish_fill()[0]
+            depths = tuple(lane.filler.depths[:frames])
             render = self._upload([resized_picture(picture, self._size) for picture in filled])
+            self.meanwhile()
         # A codec that looks ahead has already read the first frames of this block.
         ahead = self._backend.lookahead if self._blocks else 0
         render_latents = codec.encode_stream(lane.encoder, render[:, ahead:])
@@ -522,10 +614,19 @@ class GeneratorSession:
             shown = torch.from_numpy(hinted).to(self._device) & (backed < 0)
             backed = torch.where(shown, torch.zeros_like(backed), backed)
         return _Shown(render_latents, mask_latents, render[0, :frames], backed,
-                      tuple(filled[:frames]), seen)
+                      tuple(filled[:frames]), seen, depths)
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _in_share_of_cores(make: Callable[[], _Made]) -> _Made:
+    with shared_cores(BLOCKS_AT_ONCE):
+        return make()
 
 
 def _colorfulness(picture: Tensor) -> Tensor:

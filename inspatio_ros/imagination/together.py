@@ -15,6 +15,7 @@ from inspatio_ros.imagination.engine import (
     ImaginationEngine,
     Session,
     composite,
+    imagined_frame,
     offer_bank,
 )
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedBlock, NoGeometry
@@ -114,7 +115,7 @@ def _blocks(
         if request.mode == "composite":
             images = [composite(g, p) for g, p in zip(own, images, strict=True)]
         made.append(ImaginedBlock(span.index, tuple(
-            ImaginationEngine._frame(request, request.references, span, offset, guide, image,
+            imagined_frame(request, request.references, span, offset, guide, image,
                                      share)
             for offset, (guide, image) in enumerate(zip(own, images, strict=True))), times))
     return made

@@ -185,6 +185,10 @@ class ImaginationParameters:
         False, "Imagine the way coarser than imagination.frame_rate while the backend makes fewer "
         "than twice as many frames a second, so that views come before the robot is there",
         dynamic=True)
+    work_ahead: bool = param(
+        True, "On a CPU, begin a block while the one before is made: about a third more frames a "
+        "second, each about a third older. Where the memory keeps what is imagined, each block "
+        "waits for the one before all the same", dynamic=True)
     horizon: float = param(5.0, "How far ahead along the plan is imagined", unit="s",
                            minimum=0.05, maximum=600.0, dynamic=True)
     max_frames: int = param(600, "Frames of one request at most", unit="frames", minimum=1,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,10 +22,9 @@ from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory, EmptyPath
 from inspatio_ros.imagination.assessment import Drift
-from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.engine import BLOCKS_AT_ONCE, ImaginationEngine, ImaginedWay
 from inspatio_ros.imagination.request import (
     ImaginationRequest,
-    ImaginedBlock,
     ImaginedFrame,
     NoGeometry,
 )
@@ -65,16 +64,16 @@ _TIMES_AHEAD = 2.0
 _FEWEST_FRAMES = 4.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Pass:
-    """One request in work: its way, the blocks still to come, and what was seen of it so far."""
+    """One request in work: its way, block by block, and how much of each frame that was sent is
+    backed by what was seen."""
 
     request: ImaginationRequest
-    blocks: Iterator[ImaginedBlock]
+    way: ImaginedWay
     goal: PathGoal | None = None
     support: list[float] = field(default_factory=list)
     began: float = field(default_factory=time.monotonic)
-    exhausted: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,6 +140,9 @@ class LiveImagination:
         self._seconds_per_frame = float("nan")
         self._camera_frame = ""
         self._arrivals: deque[tuple[int, float]] = deque(maxlen=_ARRIVALS)
+        # One for each block that is begun and not finished: of what is in work, and before that of
+        # what a newer plan took the place of.
+        self._begun: deque[Pass] = deque()
         self._outbox: deque[tuple[Pass, ImaginedFrame]] = deque()
         self._next_due = 0.0
         self._prompt = ""
@@ -436,8 +438,10 @@ class LiveImagination:
 
     def _begin(self, way: CameraTrajectory, camera: PinholeCamera, *, prompt: str,
                goal: PathGoal | None = None, seed: int | None = None) -> None:
-        """Start a request; whatever was in work has ended before."""
-        self._end_pass()
+        """Start a request; of what is in work the blocks begun are still sent."""
+        former, self._pass = self._pass, None
+        if former is not None and former not in self._begun:
+            former.way.close()
         values = self._values()
         request = ImaginationRequest(
             camera, way, self._references, bytes(16) if goal is None else goal.request_id,
@@ -445,8 +449,9 @@ class LiveImagination:
             self._mode(),
             values.imagination.source if goal is None else "frozen", self._start_ns())
         self._engine.hold_rollouts(values.imagination.reanchor, values.imagination.keyframes)
-        blocks = self._engine.imagine(request, self._memory, newest=lambda: self._references)
-        self._pass = Pass(request, blocks, goal)
+        self._pass = Pass(request, self._engine.start(
+            request, self._memory, lambda: self._references,
+            ahead=values.imagination.work_ahead), goal)
         self._output.way(way, camera)
 
     def _start_ns(self) -> int | None:
@@ -467,15 +472,22 @@ class LiveImagination:
         """Begin along the plan when it is new, or when something new was seen since."""
         if self._plan is None or not self.progress.following or not self._references:
             return
-        running = self._pass
-        if running is not None:
-            if running.goal is not None or not self._plan_is_new:
+        running, seen_since = self._pass, self._last_source is not self._references[0]
+        if running is None:
+            if not self._plan_is_new and not seen_since:
                 return
-            if self._values().imagination.on_new_plan == "finish":
+        elif running.goal is not None:
+            return
+        elif running.way.whole:
+            # Its last block is made while the next way is begun.
+            if not running.way.ahead or not (self._plan_is_new or seen_since):
+                return
+        else:
+            if not self._plan_is_new or self._values().imagination.on_new_plan == "finish":
                 return
             self._drops.count("plan_superseded")
-        elif not self._plan_is_new and self._last_source is self._references[0]:
-            return
+            if self._paced:
+                self._end_pass()
         self._begin_along_plan()
 
     def _begin_along_plan(self) -> None:
@@ -509,43 +521,66 @@ class LiveImagination:
 
     def _note_pace(self, running: Pass) -> None:
         """How long a frame along the plan takes in all, whatever else goes on meanwhile."""
-        if running.goal is None and running.support:
+        if running.goal is None:
             seconds = (time.monotonic() - running.began) / len(running.support)
             known = self._seconds_per_frame
             self._seconds_per_frame = seconds if math.isnan(known) else (known + seconds) / 2
 
     def _imagine(self) -> bool:
-        """Imagine the next block of the request in work."""
+        """Begin the next block of the request in work, or finish the oldest begun.
+
+        Where the backend works ahead one block is made while the next is begun.
+        """
         self._next_pass()
         running = self._pass
-        if running is None or running.exhausted or len(self._outbox) > self._ahead():
+        if len(self._outbox) > self._ahead():
             return False
-        if running.goal is not None and self._ended_from_outside(running.goal):
+        if running is not None and running.goal is not None and (
+                self._ended_from_outside(running.goal)):
             return True
-        start = time.perf_counter()
         try:
-            block = next(running.blocks, None)
+            if running is not None and not running.way.whole:
+                start = time.perf_counter()
+                running.way.begin(self._finish_made)
+                self._begun.append(running)
+                self.stages.add("begin", time.perf_counter() - start)
+                if running.way.ahead and len(self._begun) < BLOCKS_AT_ONCE:
+                    return True
+            if not self._begun:
+                return False
+            self._finish()
         except NoGeometry as error:
             self._end_pass(Result.NO_GEOMETRY, str(error))
-            return True
         except Exception as error:  # noqa: BLE001 - the request fails, the node stays up
             self._engine_failed(error)
-            return True
-        if block is None:
-            running.exhausted = True
-            return True
+        return True
+
+    def _finish_made(self) -> None:
+        """Send a block as soon as it is made, while the next one is begun."""
+        if self._begun and self._begun[0].way.made:
+            self._finish()
+            self._send_due()
+
+    def _finish(self) -> None:
+        """Put the frames of the oldest block begun into the outbox."""
+        source, start = self._begun.popleft(), time.perf_counter()
+        block = source.way.finish()
         self.stages.add("block", time.perf_counter() - start)
         for name, seconds in block.stage_times.items():
             self.stages.add(name, seconds)
-        self._outbox.extend((running, frame) for frame in block.frames)
+        self._outbox.extend((source, frame) for frame in block.frames)
+        if source is not self._pass and source not in self._begun:
+            source.way.close()
         self.progress = Progress(**{**self.progress.__dict__, "drift": block.drift,
                                     "drifting": block.drifting})
-        return True
 
     def _ahead(self) -> int:
         """Frames that may wait while the next block is made."""
-        paced = self._values().output.pacing == "paced"
-        return self._engine.backend.block_frames if paced else 0
+        return self._engine.backend.block_frames if self._paced else 0
+
+    @property
+    def _paced(self) -> bool:
+        return self._values().output.pacing == "paced"
 
     def _ended_from_outside(self, goal: PathGoal) -> bool:
         if goal.cancel_requested:
@@ -577,7 +612,7 @@ class LiveImagination:
         sent = False
         while self._outbox:
             now = time.monotonic()
-            if self._values().output.pacing == "paced":
+            if self._paced:
                 if now < self._next_due:
                     break
                 period = 1.0 / self._values().imagination.frame_rate
@@ -585,9 +620,6 @@ class LiveImagination:
             running, frame = self._outbox.popleft()
             self._send(running, frame)
             sent = True
-        if self._pass is not None and self._pass.exhausted and not self._outbox:
-            self._note_pace(self._pass)
-            self._finish_pass(self._pass)
         return sent
 
     def _send(self, running: Pass, frame: ImaginedFrame) -> None:
@@ -597,6 +629,8 @@ class LiveImagination:
         running.support.append(frame.support)
         if running.goal is not None:
             running.goal.published(message)
+        if len(running.support) == len(running.request.trajectory):
+            self._complete(running)
         while self._arrivals and self._arrivals[0][0] <= frame.source_stamp_ns:
             stamp_ns, arrived = self._arrivals.popleft()
             if stamp_ns == frame.source_stamp_ns:
@@ -610,25 +644,32 @@ class LiveImagination:
             return frame
         return replace(frame, expected_error=float(learnt(prior_error_of(frame))))
 
-    def _finish_pass(self, running: Pass) -> None:
+    def _complete(self, running: Pass) -> None:
+        """All frames of a request were sent."""
+        self._note_pace(running)
         self._output.way(running.request.trajectory, running.request.camera,
                          np.array(running.support))
-        self._end_pass(Result.NONE, "")
+        running.way.close()
+        if self._pass is running:
+            self._pass = None
+        if running.goal is not None:
+            running.goal.finish(Result.NONE, "")
 
     def _end_pass(self, code: int = Result.NONE, sentence: str = "") -> None:
-        """End the request in work, if any; its goal is told the code."""
+        """Give up all that is in work; the goal, if there is one, is told the code."""
         running, self._pass = self._pass, None
         self._outbox.clear()
+        for begun in self._begun:
+            begun.way.close()
+        self._begun.clear()
         if running is None:
             return
-        close = getattr(running.blocks, "close", None)
-        if close is not None:
-            close()
+        running.way.close()
         if running.goal is not None:
             running.goal.finish(code, sentence)
 
     def _note_progress(self) -> None:
-        imagining = (self._pass is not None or self.scoring.busy
+        imagining = (self._pass is not None or bool(self._begun) or self.scoring.busy
                      or time.monotonic() - self._last_sent < _LINGER)
         # What the newest block said of drift stands until the next, or until nothing is imagined.
         self.progress = Progress(

@@ -15,7 +15,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.geometry.trajectory import CameraTrajectory
 from inspatio_ros.imagination.backends import BackendOptions, make_backend
 from inspatio_ros.imagination.denoiser import BlockDenoiser
-from inspatio_ros.imagination.engine import ImaginationEngine
+from inspatio_ros.imagination.engine import BLOCKS_AT_ONCE, ImaginationEngine
 from inspatio_ros.imagination.generator import GeneratorBackend, steps_of
 from inspatio_ros.imagination.request import ImaginationRequest, ImaginedFrame
 from inspatio_ros.memory.guide import Guide
@@ -28,6 +28,7 @@ from inspatio_ros.model.text_encoder import ConstantText
 from inspatio_ros.model.tiny_vae import TinyVAE
 from inspatio_ros.model.transformer import CausalTransformer
 from inspatio_ros.model.weights import WeightsError
+from inspatio_ros.runtime.cores import shared_cores
 from inspatio_ros.sensing.observation import Observation, Provenance
 
 CAMERA = PinholeCamera(96, 64, 80.0, 80.0, 47.5, 31.5)
@@ -154,6 +155,94 @@ def test_source_modes(backend: GeneratorBackend, mode: str) -> None:
                 for f in b.frames]
     differs = any(np.any(a.image != b.image) for a, b in zip(frames, anchored, strict=True))
     assert differs or mode == "anchor"
+
+
+def _ahead(backend: GeneratorBackend, request: ImaginationRequest) -> list[ImaginedFrame]:
+    """The frames of a way whose blocks are begun one before they are finished."""
+    way = ImaginationEngine(backend).start(request, _memory(), ahead=True)
+    frames: list[ImaginedFrame] = []
+    while way.begin():
+        assert way.ahead
+        if way.begun == BLOCKS_AT_ONCE:
+            frames += way.finish().frames
+    assert way.whole
+    assert way.begun == 1
+    frames += way.finish().frames
+    way.close()
+    return frames
+
+
+@pytest.mark.parametrize("shipped", [False, True])
+def test_working_ahead_changes_nothing(backend: GeneratorBackend, shipped: bool) -> None:
+    """With the shipped model too: a finisher, detail by example, guesses averaged on the way."""
+    if shipped:
+        tiny = make_backend(BackendOptions("tiny"))
+        assert isinstance(tiny, GeneratorBackend)
+        backend = tiny
+    request = _request(40, prompt="an office")
+    # Some sums depend on the number of threads in their last bits.
+    with shared_cores(BLOCKS_AT_ONCE):
+        expected = _frames(backend, request)
+    _same(expected, _ahead(backend, request))
+
+
+def test_giving_up_a_way_ahead_leaves_a_fresh_backend(backend: GeneratorBackend) -> None:
+    with shared_cores(BLOCKS_AT_ONCE):
+        expected = _frames(backend, _request(24))
+    way = ImaginationEngine(backend).start(_request(36, seed=9), _memory(), ahead=True)
+    way.begin()
+    way.begin()
+    way.close()
+    assert not way.begin()
+    _same(expected, _ahead(backend, _request(24)))
+    backend.close()
+    _same(expected, _ahead(backend, _request(24)))
+
+
+def test_two_ways_ahead_take_turns(backend: GeneratorBackend) -> None:
+    """A way may be begun while the last block of another is made; each keeps its own prompt."""
+    requests = [_request(24, seed=1), _request(24, seed=2, prompt="an office")]
+    with shared_cores(BLOCKS_AT_ONCE):
+        expected = [_frames(backend, request) for request in requests]
+    engine, memory = ImaginationEngine(backend), _memory()
+    ways = [engine.start(request, memory, ahead=True) for request in requests]
+    made: list[list[ImaginedFrame]] = [[], []]
+    for way in (*ways, *ways):
+        way.begin()
+    for number in (0, 1, 0, 1):
+        made[number] += ways[number].finish().frames
+    for one, other in zip(expected, made, strict=True):
+        _same(one, other)
+
+
+def test_what_fails_aside_is_raised_by_finish(
+        backend: GeneratorBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> torch.Tensor:
+        raise MemoryError("no room for a block")
+
+    way = ImaginationEngine(backend).start(_request(24), _memory(), ahead=True)
+    with monkeypatch.context() as broken:
+        broken.setattr(backend.denoiser, "block", fail)
+        way.begin()
+        with pytest.raises(MemoryError, match="no room for a block"):
+            way.finish()
+    way.close()
+    assert len(_ahead(backend, _request(24))) == 24
+
+
+def test_no_block_is_begun_before_what_it_needs_is_kept(backend: GeneratorBackend) -> None:
+    engine = ImaginationEngine(backend)
+    keeps = WorldMemory(MemoryOptions(capacity=10_000, keep_imagined=True))
+    geometric = ImaginationEngine(make_backend(BackendOptions("geometric")))
+    ways = [engine.start(_request(24), keeps, ahead=True), engine.start(_request(24), _memory()),
+            geometric.start(_request(24), _memory(), ahead=True)]
+    backend.asynchronous = True  # as on a GPU, where the host is free anyway
+    ways.append(engine.start(_request(24), _memory(), ahead=True))
+    for way in ways:
+        way.begin()
+        assert not way.ahead
+        assert way.made
+        way.close()
 
 
 def test_first_frames_come_before_the_second_block_starts(backend: GeneratorBackend) -> None:

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
+import numba
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inspatio_ros.runtime.cores import shared_cores
 from inspatio_ros.runtime.latest import LatestSlot
 from inspatio_ros.runtime.stages import StageTimer
 from inspatio_ros.runtime.worker import Worker
@@ -86,3 +91,37 @@ def test_stage_times_keep_a_window() -> None:
     assert summary["fill"]["count"] == 1
     timer.reset()
     assert timer.summary() == {}
+
+
+def test_a_share_of_the_cores_is_for_the_block_and_its_thread_alone() -> None:
+    def counts() -> tuple[int, int]:
+        return torch.get_num_threads(), numba.get_num_threads()
+
+    def hold() -> None:
+        with shared_cores(1 << 20):
+            seen.append(counts())
+            inside.set()
+            assert leave.wait(DEADLINE)
+        seen.append(counts())
+
+    before, seen = counts(), []
+    inside, leave = threading.Event(), threading.Event()
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert inside.wait(DEADLINE)
+    assert counts() == before
+    leave.set()
+    thread.join(DEADLINE)
+    assert seen[0] == (1, 1)
+
+    def fail() -> None:
+        with shared_cores(len(os.sched_getaffinity(0))):
+            seen.append(counts())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert seen[-1] == (1, 1)
+    assert counts() == before
+    with shared_cores(1):
+        assert counts() == before
