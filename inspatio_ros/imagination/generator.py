@@ -272,17 +272,18 @@ class _Shown:
 class _Begun:
     """A block that is shown to the model: of each request what it is shown, and of all the rest.
 
-    source [1, F, C, h, w]: latents of what is seen, seen [1, 3, H, W] the newest of it, as
-    colourful as [] in 0 to 1. middle: the number of the frame that stands for the block.
+    first: of its requests. references: what is seen, newest first; usual: `Guide.usual_detail`.
+    frames: of the block; middle: the number of the one that stands for it.
     """
 
+    first: bool
     lanes: Sequence[_Lane]
     shown: Sequence[_Shown]
-    source: Tensor
-    seen: Tensor
-    colorfulness: Tensor
+    references: Sequence[Observation]
+    usual: float | None
     views: RetrievedViews | None
     rays: Tensor | None
+    frames: int
     middle: int
 
 
@@ -376,12 +377,11 @@ class GeneratorSession:
         start = time.perf_counter()
         with torch.inference_mode():
             with self._aside():
-                source = self._source_latents(references, frames)
-                seen = self._newest_picture(references, guides[0][0].usual_detail)
                 shown = [self._condition(lane, g, references, frames)
                          for lane, g in zip(self._lanes, guides, strict=True)]
             views, rays = self._branch_inputs(guides)
-        begun = _Begun(self._lanes, shown, source, seen, self._colorfulness, views, rays,
+        begun = _Begun(self._blocks == 0, self._lanes, shown, references,
+                       guides[0][0].usual_detail, views, rays, frames,
                        self._next_frame + frames // 2)
         self._blocks += 1
         self._next_frame += frames
@@ -421,15 +421,21 @@ class GeneratorSession:
         backend, start = self._backend, time.perf_counter()
         backend.use_prompt(self._request.prompt)
         with torch.inference_mode():
+            with self._aside():
+                source = self._source_latents(begun)
+                seen = self._newest_picture(begun.references, begun.usual)
+            encoded = time.perf_counter()
             pose = self._pose_of(begun.middle)
             history = self._past.choose(pose)
-            latents = self._denoise(begun, history)
+            latents = self._denoise(begun, source, history)
             denoised = time.perf_counter()
-            made = [self._decode(begun, k, latents[k:k + 1]) for k in range(len(begun.shown))]
+            made = [self._decode(begun, k, seen, latents[k:k + 1])
+                    for k in range(len(begun.shown))]
             done = _recorded_event(self._device)
-            self._past.add(latents, begun.source, pose)
+            self._past.add(latents, source, pose)
         decoded = time.perf_counter()
-        times = {"encode": encode, "denoise": denoised - start, "decode": decoded - denoised}
+        times = {"encode": encode + encoded - start, "denoise": denoised - encoded,
+                 "decode": decoded - denoised}
         if done is not None:
             return _Made(made, done, None, times)
         pictures = self._pictures_of(begun, made)
@@ -455,9 +461,10 @@ class GeneratorSession:
             yield
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
-    def _decode(self, begun: _Begun, number: int, latents: Tensor) -> Tensor:
+    def _decode(self, begun: _Begun, number: int, seen: Tensor, latents: Tensor) -> Tensor:
         """Pictures uint8 [T, H, W, 3] of request `number` on their way to the host.
 
+        seen [1, 3, H, W]: the newest picture.
         With a finisher what it changes in the filled pictures instead, float32: these may be
         larger than the model's own, and keep their detail.
         """
@@ -465,11 +472,11 @@ class GeneratorSession:
         frames = self._backend.codec.decode_stream(lane.decoder, latents)[0].float()
         if self._backend.finisher is not None:
             finished = self._backend.finisher(
-                frames, shown.filled, shown.known, begun.seen.expand_as(frames),
+                frames, shown.filled, shown.known, seen.expand_as(frames),
                 self._grain(lane, shown.seen))
             change = finished - shown.filled
             # What a camera without colours will see has none, and a pale one sees pale ones.
-            change = torch.lerp(change.mean(dim=1, keepdim=True), change, begun.colorfulness)
+            change = torch.lerp(change.mean(dim=1, keepdim=True), change, self._colorfulness)
             scaled = change.mul(127.5).to(torch.float32)
         else:
             scaled = frames.clamp(-1.0, 1.0).add(1.0).mul(127.5).round().to(torch.uint8)
@@ -500,14 +507,14 @@ class GeneratorSession:
             rays = torch.from_numpy(told).to(self._device)
         return views, rays
 
-    def _denoise(self, begun: _Begun, history: Tensor | None) -> Tensor:
+    def _denoise(self, begun: _Begun, source: Tensor, history: Tensor | None) -> Tensor:
         denoiser, lanes = self._backend.denoiser, len(begun.lanes)
         # Before the first block there is no history: all requests see the same context.
         contexts = 1 if history is None else lanes
         denoiser.begin(self._grid, contexts)
         noise = torch.cat([self._noise(lane) for lane in begun.lanes], dim=1)
         return denoiser.block(
-            begun.source.expand(contexts, -1, -1, -1, -1), history,
+            source.expand(contexts, -1, -1, -1, -1), history,
             torch.cat([shown.render for shown in begun.shown]),
             torch.cat([shown.mask for shown in begun.shown]),
             noise=noise, views=begun.views, rays=begun.rays)
@@ -535,9 +542,9 @@ class GeneratorSession:
         empty = torch.from_numpy(np.stack(shares)[:, None] <= 0.5).to(self._device)
         return None if lane.grain is None else lane.grain * empty
 
-    def _source_latents(self, references: Sequence[Observation], frames: int) -> Tensor:
+    def _source_latents(self, begun: _Begun) -> Tensor:
         """Clean latents [1, F, C, h, w] of what is seen, as the request's source mode says."""
-        codec = self._backend.codec
+        codec, references = self._backend.codec, begun.references
         mode = self._request.source_mode
         chosen = references
         if mode == "anchor":
@@ -545,8 +552,9 @@ class GeneratorSession:
         if mode == "frozen":
             chosen = references[:1]
         if mode == "stream":
-            ahead = self._backend.lookahead if self._blocks else 0
-            pictures = self._pictures(references, frames + self._backend.lookahead)[ahead:]
+            ahead = 0 if begun.first else self._backend.lookahead
+            pictures = self._pictures(
+                references, begun.frames + self._backend.lookahead)[ahead:]
             return codec.encode_stream(self._source_stream, self._upload(pictures))
         if self._source is None or not _same(self._source[0], chosen):
             count = self._backend.config.first_block_frames + self._backend.lookahead
