@@ -186,9 +186,9 @@ class ImaginationParameters:
         "than twice as many frames a second, so that views come before the robot is there",
         dynamic=True)
     work_ahead: bool = param(
-        True, "On a CPU, begin a block while the one before is made: about a third more frames a "
-        "second, each about a third older. Where the memory keeps what is imagined, each block "
-        "waits for the one before all the same", dynamic=True)
+        True, "On a CPU, begin a block while the one before is made: 1.4 times as many frames a "
+        "second, each up to 1.4 times as old (the small model on two cores). Where the memory "
+        "keeps what is imagined, each block waits for the one before all the same", dynamic=True)
     horizon: float = param(5.0, "How far ahead along the plan is imagined", unit="s",
                            minimum=0.05, maximum=600.0, dynamic=True)
     max_frames: int = param(600, "Frames of one request at most", unit="frames", minimum=1,
