@@ -69,7 +69,10 @@ def softened(guide: Guide, camera: PinholeCamera, seen_from_now: Pose) -> Image:
     # A pyramid's level k is blurred by sqrt((4^k - 1) / 3) pixels.
     levels = np.minimum(0.5 * np.log2(1.0 + 3.0 * np.square(sigma)), _LEVELS - 1.0)
     drawn = (hints | (unmeasured == 0)).astype(np.float32)
-    pyramid = [np.dstack([guide.image * drawn[..., None], drawn]).astype(np.float32)]
+    finest: Float = np.empty((*drawn.shape, 4), np.float32)
+    np.multiply(guide.image, drawn[..., None], out=finest[..., :3])
+    finest[..., 3] = drawn
+    pyramid = [finest]
     while len(pyramid) < _LEVELS:
         pyramid.append(np.asarray(cv2.pyrDown(pyramid[-1]), np.float32))
     picture = guide.image.copy()

@@ -33,8 +33,10 @@ def push_pull(values: Float, weights: Float) -> Float:
     The Lumigraph, 1996). weights [H, W] in [0, 1]. Where no pixel has any weight the result is 0.
     """
     height, width = weights.shape
-    premultiplied = np.dstack([values * weights[..., None], weights])
-    levels = [np.ascontiguousarray(premultiplied, dtype=np.float32)]
+    premultiplied = np.empty((height, width, values.shape[2] + 1), np.float32)
+    np.multiply(values, weights[..., None], out=premultiplied[..., :-1])
+    premultiplied[..., -1] = weights
+    levels: list[npt.NDArray[Any]] = [premultiplied]
     while max(levels[-1].shape[:2]) > 1:
         finer: npt.NDArray[Any] = levels[-1]
         pad_y, pad_x = finer.shape[0] % 2, finer.shape[1] % 2
@@ -68,7 +70,7 @@ def nearest_blurred(
         (~known).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
     palette = np.zeros((int(labels.max()) + 1, 3), np.float32)
     palette[labels[known]] = image[known]
-    nearest = palette[labels]
+    nearest = palette.take(np.asarray(labels, np.int32), axis=0, mode="clip")
     blurred = cv2.GaussianBlur(nearest, (0, 0), sigma)
     blurred[known] = image[known]
     return np.asarray(blurred, dtype=np.float32)
@@ -237,5 +239,6 @@ def continued(colors: Float, share: Float) -> Image:
 
 def merged(image: Image, known: npt.NDArray[np.bool_], filling: Image) -> Image:
     """`image` where known, else `filling` brought to its size."""
-    size = (image.shape[1], image.shape[0])
-    return np.where(known[..., None], image, cv2.resize(filling, size)).astype(np.uint8)
+    whole = cv2.resize(filling, (image.shape[1], image.shape[0]))
+    cv2.copyTo(image, known.astype(np.uint8), whole)
+    return np.asarray(whole, np.uint8)

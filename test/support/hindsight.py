@@ -181,16 +181,20 @@ class Spun:
         self.node = node
         self._executor = SingleThreadedExecutor(context=node.context)
         self._executor.add_node(node)
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._spin)
         self._thread.start()
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+            while not self._ended.is_set():
+                self._executor.spin_once(timeout_sec=0.2)
 
     def close(self) -> None:
-        self._executor.shutdown()
+        # An executor that is shut down while it prepares to wait trips over what is gone.
+        self._ended.set()
         self._thread.join(10)
+        self._executor.shutdown()
         self.node.release()
         self.node.destroy_node()
 

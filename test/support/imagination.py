@@ -170,6 +170,7 @@ class Bench:
         self.node = make(context=self.graph.context, parameter_overrides=overrides)
         self.executor = SingleThreadedExecutor(context=self.graph.context)
         self.executor.add_node(self.node)
+        self._ended = threading.Event()
         self.thread = threading.Thread(target=self._spin, name="imagination_executor")
         self.thread.start()
         self.robot = TestRobot(self.graph, reliable=reliable)
@@ -183,7 +184,8 @@ class Bench:
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self.executor.spin()
+            while not self._ended.is_set():
+                self.executor.spin_once(timeout_sec=0.2)
 
     def _diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -238,8 +240,10 @@ class Bench:
 
     def close(self) -> None:
         """End the node and leave the graph."""
-        self.executor.shutdown()
+        # An executor that is shut down while it prepares to wait trips over what is gone.
+        self._ended.set()
         self.thread.join(10)
+        self.executor.shutdown()
         self.node.release()
         self.node.destroy_node()
         self.graph.close()
