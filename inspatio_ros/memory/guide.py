@@ -151,7 +151,8 @@ class GuideRenderer:
         self.mode = mode
         self._guess = guess and mode == "soft"
         self._match_exposure = match_exposure
-        self._prepared: dict[tuple[int, int, int], tuple[Observation, _Reference]] = {}
+        # With the number of the cloud's frame whose exposure their tone starts from.
+        self._prepared: dict[tuple[int, int, int], tuple[Observation, int, _Reference]] = {}
 
     def render(
         self,
@@ -261,14 +262,16 @@ class GuideRenderer:
         if ratio > REDUCE_FROM:
             size = (max(1, round(source.width / ratio)), max(1, round(source.height / ratio)))
         key = (id(observation), *size)
-        if key in self._prepared:
-            return self._prepared[key][1]
+        known = self._prepared.pop(key, None)
+        if known is not None and known[1] == cloud.newest_frame:
+            self._prepared[key] = known
+            return known[2]
         mask = moving(observation) if moving is not None else None
         reference = self._complete(observation, size, cloud, mask)
         while len(self._prepared) > MAX_REFERENCES:
             self._prepared.pop(next(iter(self._prepared)))
         # The observation is held along, so that its id is not given to another one.
-        self._prepared[key] = (observation, reference)
+        self._prepared[key] = (observation, cloud.newest_frame, reference)
         return reference
 
     def _complete(

@@ -236,6 +236,19 @@ def test_old_colours_take_the_exposure_of_the_newest_frame() -> None:
     assert errors[True] < 0.5 * errors[False]
 
 
+def test_exposure_is_matched_anew_when_a_frame_was_fused_since() -> None:
+    """A reference is often shown before it is fused and again after."""
+    world = memory()
+    world.integrate(look(moved(x=-0.7), stamp_ns=0, gain=0.6))
+    newest = look(moved(x=0.7), stamp_ns=1)
+    world.render(CAMERA, moved(), [newest])
+    world.integrate(newest)
+    guide = world.render(CAMERA, moved(), [newest])
+    remembered = guide.provenance == Provenance.MEMORY
+    assert remembered.mean() > 0.05
+    assert error(guide, look(moved()), remembered) < 12
+
+
 def test_exposure_survives_several_changes() -> None:
     world = memory()
     for step, gain in enumerate((1.0, 0.7, 0.5, 0.8, 1.0)):
