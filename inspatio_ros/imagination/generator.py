@@ -363,9 +363,9 @@ class GeneratorSession:
         self, guides: Sequence[Sequence[Guide]], references: Sequence[Observation]
     ) -> None:
         """Begin a block. On a GPU all work is queued and the host goes on; on a CPU another
-        thread goes on with what is prepared here.
+        thread goes on with what is prepared here if `ahead` is set, else it is all done here.
 
-        As many blocks may be begun before the first is finished as the backend says.
+        With `ahead` another block may be begun before this one is finished.
         """
         backend, config = self._backend, self._backend.config
         frames = config.first_block_frames if self._blocks == 0 else config.block_frames

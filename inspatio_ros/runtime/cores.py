@@ -18,7 +18,7 @@ def shared_cores(threads: int) -> Iterator[None]:
     import numba
     import torch
 
-    share = max(1, (len(os.sched_getaffinity(0)) or 1) // threads)
+    share = max(1, len(os.sched_getaffinity(0)) // threads)
     before = torch.get_num_threads(), numba.get_num_threads()
     torch.set_num_threads(min(before[0], share))
     numba.set_num_threads(min(before[1], share))
