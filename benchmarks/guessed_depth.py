@@ -9,7 +9,8 @@ view ahead is drawn, its depth carried on where it is unknown, and compared with
 absolute error of the natural logarithm, for the nearest known depth and for planes
 (`extend_depth`), and the milliseconds that the planes took. Of the planes also, by domain, the
 median relative error of inverse depth (so of parallax) by the distance in pixels from what is
-known, and the median deviation of the views' logarithm of depth. Prints JSON.
+known, and by how much the nearest known depth says otherwise (both as shares of the parallax
+by planes), and the median deviation of the views' logarithm of depth. Prints JSON.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from inspatio_ros.memory.world_memory import WorldMemory  # noqa: E402
 STRIDE = 5
 DOMAINS = ("clutter", "room", "street")
 DISTANCES = (0, 4, 8, 16, 32, 64, 128)
+OTHERWISE = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)  # shares of parallax
 
 
 def main() -> None:
@@ -49,6 +51,7 @@ def main() -> None:
     taken: list[float] = []
     spread: dict[str, list[float]] = defaultdict(list)
     astray: dict[tuple[str, int], list[np.ndarray]] = defaultdict(list)
+    told: dict[tuple[str, float], list[np.ndarray]] = defaultdict(list)
     for domain in DOMAINS:
         experiment = load_experiment(
             ROOT / f"samples/experiments/{'street' if domain == 'street' else 'indoor'}.yaml")
@@ -78,6 +81,11 @@ def main() -> None:
                         astray[domain, low].append(
                             np.abs(later.depth[chosen] / planes[chosen] - 1)[::7])
                     if judged.any():
+                        nearest, planned = nearest_known(depth)[judged], planes[judged]
+                        other = np.abs(planned / nearest - 1)
+                        for low, high in zip(OTHERWISE, (*OTHERWISE[1:], np.inf), strict=True):
+                            told[domain, low].append(np.abs(planned / later.depth[judged] - 1)[
+                                (other >= low) & (other < high)][::7])
                         for name, guess in (("nearest", nearest_known(depth)),
                                             ("planes", planes)):
                             errors[domain, ahead, name].append(float(np.abs(np.log(
@@ -89,6 +97,9 @@ def main() -> None:
                      "log_error": round(float(np.mean(values)), 3)}
                     for (domain, ahead, name), values in errors.items()],
         "spread": {domain: round(float(np.median(spread[domain])), 2) for domain in DOMAINS},
+        "parallax where the nearest depth says otherwise by": {
+            domain: {low: round(float(np.median(np.concatenate(told[domain, low]))), 3)
+                     for low in OTHERWISE} for domain in DOMAINS},
         "parallax": {domain: {low: round(float(np.median(np.concatenate(astray[domain, low]))), 3)
                               for low in DISTANCES[:-1]} for domain in DOMAINS}}, indent=1))
 

@@ -12,6 +12,7 @@ still in the world.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -31,6 +32,8 @@ from inspatio_ros.imagination.exemplar_numba import (
     sample,
     vary,
 )
+from inspatio_ros.memory.guide import Guide
+from inspatio_ros.memory.seen_again import parallax_octave
 from inspatio_ros.memory.usual_detail import detail_level
 
 Image = npt.NDArray[np.uint8]
@@ -54,13 +57,16 @@ _RIM = 1.0  # cells from what was seen over which detail begins
 _MOST_CELLS = 4000  # all are compared with all: 64 MB, and as much for what chance decides
 _AROUND = 1  # cells around one that are compared with it
 # Shares of the example's own strength that bands are shown with at most, finest first: edges are
-# subdued, and every step from the example to the picture smooths.
-_SHARES = 1.5, 1.8, 1.8
-# What is not known costs its square. Each band may cost this share of the squared error that the
-# guess is expected to have anyway where that is so many squared grey values, so that little is
-# lost where it is small. Where it is greater the share is too, by a power of it: there a guess
-# is smooth because nothing is known.
-_BUDGET, _USUAL_ERROR, _GROWTH = 0.08, 500.0, 0.2
+# subdued, and every step from the example to the picture smooths. The coarsest costs the most.
+_SHARES = 1.5, 1.8, 1.2
+# What is not known costs its square. Each band may cost this share of the squared error that
+# guesses of the picture have anyway some cells from what was seen, if that is so many squared grey
+# values; a greater share, by a power of it, where it is greater: there a guess is smooth because
+# nothing is known. Within a picture it goes with another power of the error of each place: the
+# more even, the more detail there is for the same cost, but next to what was seen little is asked.
+_BUDGET, _USUAL_ERROR, _CELLS_AWAY, _GROWTH, _WITHIN = 0.055, 500.0, 8, 0.6, 0.5
+# A guess errs at least so many times as much as what was seen does where it is seen again.
+_NO_BETTER = 3.0
 _BROAD = 2.0  # what is coarser than so many times the blur of the guess is no detail
 # Detail of a place is as strong as where it is from to this power times what is usual in the
 # picture: hardly more can be told of how strong it should be.
@@ -71,7 +77,23 @@ _AROUND_POWER = 5  # cells around one over which strength is measured
 _FACTOR = 2.0  # by which the example's strength may differ from what is usual
 # Cells that a place may slip from frame to frame until the detail of a band is half as strong.
 _SLIPS = 0.4, 0.45, 0.8
+# By how much it may slip: what its guessed depth and that of the nearest place seen differ by,
+# and this share of what guesses are off by at such a distance (see `doubt`).
+_DOUBTED = 0.5
 _BLURRED_SMALL = 3.0  # pixels of a blur from which on half the size does
+
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """What a memory tells of all it saw: `Guide.usual_detail` and `Guide.seen_again`."""
+
+    usual_detail: float | None = None
+    seen_again: Float | None = None
+
+    @staticmethod
+    def of(guide: Guide) -> Experience:
+        """Told by a guide."""
+        return Experience(guide.usual_detail, guide.seen_again)
 
 
 class Exemplar:
@@ -79,12 +101,14 @@ class Exemplar:
 
     picture: uint8 RGB [H, W, 3], the real one, as large as the camera's. coarseness: how many
     pixels of it one pixel of the guess stands for; detail is what is finer than four of these.
-    usual: the `detail_level` that what is invented should have, that of all that was seen; None:
-    the picture's own. Raises ValueError when sizes differ.
+    experience: how strong detail usually is (else the picture's own counts), and how far what was
+    seen is off where it is seen again (else not at all), which needs the pose that the picture was
+    taken from, world_from_camera [4, 4]. Raises ValueError when sizes differ.
     """
 
     def __init__(self, picture: Image, camera: PinholeCamera, coarseness: float,
-                 usual: float | None = None) -> None:
+                 experience: Experience | None = None,
+                 world_from_camera: Pose | None = None) -> None:
         if picture.shape[:2] != (camera.height, camera.width):
             raise ValueError(f"an example of {picture.shape[1]}x{picture.shape[0]} pixels does "
                              f"not belong to a camera of {camera.width}x{camera.height}")
@@ -111,6 +135,7 @@ class Exemplar:
         greys = [self._cells(band.mean(axis=2) ** 2) for band in bands]
         self._power: Float = np.ascontiguousarray(np.dstack(greys), np.float32)
         self._errors = _expected_errors(self._cells(coarse))
+        usual = None if experience is None else experience.usual_detail
         factor = 1.0 if usual is None else usual / detail_level(picture)
         self._shares = np.array(_SHARES, np.float32) * np.float32(
             min(max(factor, 1.0 / _FACTOR), _FACTOR))
@@ -120,6 +145,8 @@ class Exemplar:
         self._places: Float = np.full((height, width, 2), np.nan, np.float32)
         self._before: Pose | None = None
         self._frame = 0
+        self._again = None if experience is None else experience.seen_again
+        self._taken_from = world_from_camera
 
     @property
     def nbytes(self) -> int:
@@ -153,7 +180,8 @@ class Exemplar:
         self._look_up(coarse, wanted)
         inside = np.asarray(cv2.distanceTransform(empty.astype(np.uint8), cv2.DIST_L2, 3),
                             np.float32)
-        gains = self._gains(around) * self._trust(depth, before, inside)
+        gains = self._gains(around) * self._trust(
+            np.ascontiguousarray(depth, np.float32), before, inside)
         detailed = np.empty_like(picture)
         paint(np.ascontiguousarray(picture), coarse, inside, 1.0 / (_RIM * self._cell),
               self._layer(gains), self._places, self._bands[0],
@@ -213,21 +241,47 @@ class Exemplar:
 
     def _trust(self, depth: Float, before: Pose | None, inside: Float) -> Float:
         """How far detail is to be shown, by cell and band [h, w, 3], (0, 1]: less where the guess
-        is good, as it is near what was seen, and of what a wrong guess of its depth leads far
-        astray. inside [H, W]: pixels to what was seen."""
-        moved: Float = np.zeros(self._grid, np.float32)
-        if before is not None and self._before is not None:
-            k = self._camera
-            parallax(np.ascontiguousarray(depth, np.float32), k.fx, k.fy, k.cx, k.cy, k.width,
-                     k.height, np.ascontiguousarray(rigid.invert(before) @ self._before), moved)
-        distance = cv2.resize(inside, self._grid[::-1], interpolation=cv2.INTER_NEAREST)
-        slips = moved * doubt(np.asarray(distance, np.float32), depth, self._camera.width)
-        slips = slips[..., None] / (np.array(_SLIPS, np.float32) * self._cell)
-        error = np.interp(distance / self._cell, np.arange(len(self._errors)), self._errors)
+        is good, and of what a wrong guess of its depth leads far astray. inside [H, W]: pixels to
+        what was seen."""
+        distance: Float = np.asarray(cv2.resize(
+            inside, self._grid[::-1], interpolation=cv2.INTER_NEAREST), np.float32)
+        slips = self._slips(depth, before, inside, distance)[..., None] / (
+            np.array(_SLIPS, np.float32) * self._cell)
+        errors = self._errors
+        typical = float(errors[min(_CELLS_AWAY, len(errors) - 1)])
+        error = np.interp(distance / self._cell, np.arange(len(errors)), errors)
+        error = error + self._seen_error(depth, distance <= 0)
+        budget = _BUDGET * typical * (typical / _USUAL_ERROR) ** _GROWTH * (
+            error / typical) ** _WITHIN
         cost = np.square(self._shares) * self._power.mean(axis=(0, 1))
-        budget = _BUDGET * error * (error / _USUAL_ERROR) ** _GROWTH
         shown = 1.0 / np.sqrt(1.0 + cost / budget[..., None])
         return np.asarray(shown / (1.0 + np.square(slips)), np.float32)
+
+    def _slips(self, depth: Float, before: Pose | None, inside: Float, distance: Float) -> Float:
+        """Pixels by which places may slip from the frame before to this one, by cell [h, w]."""
+        if before is None or self._before is None:
+            return np.zeros(self._grid, np.float32)
+        k, now = self._camera, np.ascontiguousarray(rigid.invert(before) @ self._before)
+        moved, nearest = (self._moved(d, now) for d in (depth, _nearest_seen(depth, inside)))
+        return np.asarray(np.abs(moved - nearest) + _DOUBTED * np.maximum(
+            moved, nearest) * doubt(distance, depth, k.width), np.float32)
+
+    def _moved(self, depth: Float, then_from_now: Pose) -> Float:
+        """Pixels by which each cell [h, w] moved for not being far away."""
+        k, moved = self._camera, np.zeros(self._grid, np.float32)
+        parallax(depth, k.fx, k.fy, k.cx, k.cy, k.width, k.height, then_from_now, moved)
+        return moved
+
+    def _seen_error(self, depth: Float, seen: Mask) -> float:
+        """Squared grey values by which a guess errs next to what was seen (seen [h, w])."""
+        if self._again is None or self._taken_from is None or self._before is None:
+            return 0.0
+        octave = float(len(self._again))
+        if seen.any():
+            moved = self._moved(depth, np.ascontiguousarray(
+                rigid.invert(self._taken_from) @ self._before))
+            octave = parallax_octave(float(np.median(moved[seen])) / self._camera.width)
+        return _NO_BETTER * float(np.interp(octave, np.arange(len(self._again)), self._again))
 
     def _gains(self, around: npt.NDArray[Any]) -> Float:
         """By what the bands of detail are multiplied, by cell [h, w, 3]. around [H, W]: 1 where
@@ -291,6 +345,19 @@ def _expected_errors(cells: Float) -> Float:
     # A cell's own width is not looked at: a straight line is drawn from next to nothing.
     apart.insert(0, apart[0] / 4.0)
     return np.asarray(np.maximum.accumulate(np.maximum(apart, 1e-3)), np.float32)
+
+
+def _nearest_seen(depth: Float, inside: Float) -> Float:
+    """At every place the depth [h, w] of the nearest one seen, where inside [H, W] is 0; NaN
+    without any."""
+    seen = cv2.resize(inside, depth.shape[::-1], interpolation=cv2.INTER_NEAREST) <= 0
+    if not seen.any():
+        return np.full_like(depth, np.nan)
+    _, labels = cv2.distanceTransformWithLabels(
+        (~seen).astype(np.uint8), cv2.DIST_L2, 3, labelType=cv2.DIST_LABEL_PIXEL)
+    depths = np.full(int(labels.max()) + 1, np.nan, np.float32)
+    depths[labels[seen]] = depth[seen]
+    return np.asarray(depths[labels], np.float32)
 
 
 def _blurred(picture: Image, sigma: float) -> Image:

@@ -24,7 +24,7 @@ from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.conditioning import guide_tensors, pack_mask
 from inspatio_ros.imagination.denoiser import BlockDenoiser
 from inspatio_ros.imagination.engine import BLOCKS_AT_ONCE
-from inspatio_ros.imagination.exemplar import Exemplar
+from inspatio_ros.imagination.exemplar import Exemplar, Experience
 from inspatio_ros.imagination.filler import GeometricFiller, GeometricSession
 from inspatio_ros.imagination.long_rollouts import LongRollout, RolloutHistory
 from inspatio_ros.imagination.request import ImaginationRequest
@@ -272,7 +272,7 @@ class _Shown:
 class _Begun:
     """A block that is shown to the model: of each request what it is shown, and of all the rest.
 
-    first: of its requests. references: what is seen, newest first; usual: `Guide.usual_detail`.
+    first: of its requests. references: what is seen, newest first; experience: of the memory.
     frames: of the block; middle: the number of the one that stands for it.
     """
 
@@ -280,7 +280,7 @@ class _Begun:
     lanes: Sequence[_Lane]
     shown: Sequence[_Shown]
     references: Sequence[Observation]
-    usual: float | None
+    experience: Experience
     views: RetrievedViews | None
     rays: Tensor | None
     frames: int
@@ -381,7 +381,7 @@ class GeneratorSession:
                          for lane, g in zip(self._lanes, guides, strict=True)]
             views, rays = self._branch_inputs(guides)
         begun = _Begun(self._blocks == 0, self._lanes, shown, references,
-                       guides[0][0].usual_detail, views, rays, frames,
+                       Experience.of(guides[0][0]), views, rays, frames,
                        self._next_frame + frames // 2)
         self._blocks += 1
         self._next_frame += frames
@@ -423,7 +423,7 @@ class GeneratorSession:
         with torch.inference_mode():
             with self._aside():
                 source = self._source_latents(begun)
-                seen = self._newest_picture(begun.references, begun.usual)
+                seen = self._newest_picture(begun.references, begun.experience)
             encoded = time.perf_counter()
             pose = self._pose_of(begun.middle)
             history = self._past.choose(pose)
@@ -564,27 +564,26 @@ class GeneratorSession:
                 tuple(chosen), latents[:, :self._backend.config.frames_per_block])
         return self._source[1]
 
-    def _newest_picture(self, references: Sequence[Observation], usual: float | None) -> Tensor:
-        """The newest picture [1, 3, H, W] that the source mode lets the model see.
-
-        usual: `Guide.usual_detail`.
-        """
+    def _newest_picture(self, references: Sequence[Observation], experience: Experience
+                        ) -> Tensor:
+        """The newest picture [1, 3, H, W] that the source mode lets the model see."""
         if self._backend.finisher is None:
             return torch.empty(0)
         chosen = self._request.references if self._request.source_mode == "anchor" else references
         picture = self._upload(self._pictures(chosen, 1))[0]
         if chosen:
             self._colorfulness = _colorfulness(picture).float()
-            self._take_example(chosen[0], usual)
+            self._take_example(chosen[0], experience)
         return picture
 
-    def _take_example(self, newest: Observation, usual: float | None) -> None:
+    def _take_example(self, newest: Observation, experience: Experience) -> None:
         """The first picture that is there gives the detail of the whole way."""
         camera = self._request.camera
         for lane in self._lanes:
             if lane.exemplar is None:
                 lane.exemplar = Exemplar(resized_picture(newest.image, camera.size), camera,
-                                         max(1.0, camera.width / self._size[0]), usual)
+                                         max(1.0, camera.width / self._size[0]), experience,
+                                         newest.world_from_camera)
 
     def _pictures(self, newest_first: Sequence[Observation], count: int) -> list[Image]:
         """`count` pictures in time order that end with the newest; the oldest fills the front."""

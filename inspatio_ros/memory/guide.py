@@ -72,7 +72,8 @@ class Guide:
     tone: float32 [6], gains and offsets (RGB, RGB) from the exposure of the memory's newest frame
     to that of the picture.
     usual_detail: grey values of the fine structure of what was seen (see UsualDetail); None: not
-    known.
+    known. seen_again: squared grey values float32 [8] by which it was off where it was seen again
+    (see SeenAgain); None: not known.
     """
 
     image: Byte
@@ -83,6 +84,7 @@ class Guide:
     tone: Float = field(default_factory=lambda: IDENTITY_TONE)
     guessed: Float | None = None
     usual_detail: float | None = None
+    seen_again: Float | None = None
 
     @property
     def shown_depth(self) -> Float:

@@ -16,6 +16,7 @@ from inspatio_ros.memory.looks import RecentLooks
 from inspatio_ros.memory.moving import MovingLayer, MovingOptions
 from inspatio_ros.memory.moving_drawing import draw_moving
 from inspatio_ros.memory.rolling_cloud import RollingCloud
+from inspatio_ros.memory.seen_again import SeenAgain
 from inspatio_ros.memory.splatting import NumbaSplatter, make_splatter
 from inspatio_ros.memory.stereo_memory import StereoMemory, StereoOptions
 from inspatio_ros.memory.usual_detail import UsualDetail
@@ -77,6 +78,7 @@ class WorldMemory:
         self.moving = MovingLayer(o.moving) if o.moving is not None else None
         self.looks = RecentLooks(o.looks)
         self._detail = UsualDetail()
+        self._again = SeenAgain()
         self._splatter = make_splatter(o.backend)
         self._renderer = GuideRenderer(self._splatter, o.mode, o.guess, o.match_exposure)
         self.stereo = StereoMemory(o.stereo, self._renderer) if o.stereo is not None else None
@@ -93,7 +95,8 @@ class WorldMemory:
         imagined = self.imagined.nbytes if self.imagined is not None else 0
         moving = self.moving.nbytes if self.moving is not None else 0
         stereo = self.stereo.nbytes if self.stereo is not None else 0
-        return self.cloud.nbytes + scratch + imagined + moving + stereo + self.looks.nbytes
+        return (self.cloud.nbytes + scratch + imagined + moving + stereo + self.looks.nbytes
+                + self._again.nbytes)
 
     @property
     def dropped(self) -> dict[str, int]:
@@ -113,6 +116,7 @@ class WorldMemory:
             self.stereo.add(observation, moving)
         self.looks.offer(observation)
         self._detail.add(observation.image)
+        self._again.add(observation)
 
     def keep(self, view: ImaginedView) -> int:
         """Keep what is new in an imagined view; how many points that adds.
@@ -148,7 +152,7 @@ class WorldMemory:
         if layer is not None:
             guide = draw_moving(self._renderer, guide, camera, world_from_camera,
                                 layer.shown(stamp_ns, references))
-        return replace(guide, usual_detail=self._detail.level)
+        return replace(guide, usual_detail=self._detail.level, seen_again=self._again.errors)
 
     def clear(self) -> None:
         """Forget everything but the counts of drops."""
@@ -161,6 +165,7 @@ class WorldMemory:
             self.stereo.reset()
         self.looks.clear()
         self._detail.reset()
+        self._again.reset()
         self._renderer.clear()
 
     def colored_points(

@@ -21,6 +21,7 @@ from inspatio_ros.imagination.exemplar import (
     _UNEVEN,
     _USUAL_ERROR,
     Exemplar,
+    Experience,
 )
 from inspatio_ros.imagination.generator import GeneratorBackend
 from inspatio_ros.imagination.request import ImaginationRequest
@@ -34,6 +35,10 @@ WALL = np.full((120, 208), 3.0, np.float32)
 # The same wall between things far behind it: what is guessed there may be wrong by much.
 UNEVEN = WALL.copy()
 UNEVEN[:30] = UNEVEN[90:] = 30.0
+# A wall that comes nearer in the middle, where nothing was seen of it.
+BULGING = np.repeat(
+    np.interp(np.arange(120), (0, 20, 30, 60, 90), (30, 9, 9, 3, 9))[:, None], 208, axis=1
+).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +140,7 @@ def added(example: np.ndarray, usual: float | None = None) -> np.ndarray:
     """What becomes of an even guess in the middle half of the picture, less the guess."""
     empty = hole(slice(None), slice(104, 312))
     guess = np.full((240, 416, 3), 128, np.uint8)
-    made = Exemplar(example, CAMERA, 1.9, usual).add(guess, empty, WALL, HERE)
+    made = Exemplar(example, CAMERA, 1.9, Experience(usual)).add(guess, empty, WALL, HERE)
     return made.astype(float)[:, 104:312] - 128
 
 
@@ -157,6 +162,25 @@ def test_detail_costs_a_share_of_what_the_guess_is_expected_to_be_off_by(
     # The more a picture varies the less the same detail matters.
     varied = added(patchwork(90.0))[:, middle].std()
     assert varied > 1.2 * held[:, middle].std()
+
+
+def test_next_to_what_was_seen_it_is_stronger_where_that_itself_is_off(
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exemplar_module, "_BUDGET", _BUDGET)
+    example, guess = patchwork(24.0), np.full((240, 416, 3), 128, np.uint8)
+    empty = hole(slice(None), slice(104, 312))
+    aside = rigid.from_euler(0, 0, 0, (0.3, 0, 0))  # by 30 pixels of 416: 1/14
+    errors = np.array([0, 0, 0, 0, 0, 900, 900, 900], np.float32)
+
+    def rim(seen_again: np.ndarray | None, taken_from: np.ndarray) -> float:
+        exemplar = Exemplar(example, CAMERA, 1.9, Experience(None, seen_again), taken_from)
+        made = exemplar.add(guess, empty, WALL, aside)
+        return float(made[:, 112:128].astype(float).std())
+
+    good = rim(None, HERE)
+    assert rim(np.zeros(8, np.float32), HERE) == good
+    assert rim(errors, aside) == good  # seen from where it was taken
+    assert rim(errors, HERE) > 1.3 * good
 
 
 @pytest.mark.parametrize(("factor", "shown"), [(0.6, 0.6), (1.5, 1.5), (0.1, 0.5), (9.0, 2.0)])
@@ -303,7 +327,8 @@ def test_what_moves_fast_beside_the_camera_gets_little_detail() -> None:
 
 
 def test_next_to_what_was_seen_and_among_even_depths_detail_stays() -> None:
-    """There the depth is guessed well, and so is the way of what moves."""
+    """There the depth is guessed well, and so is the way of what moves; not where two ways of
+    guessing say something else."""
     truth = rough(240, 416, 60.0)
     empty = hole(slice(60, 180), slice(0, 416))
     guess = np.full((240, 416, 3), 128, np.uint8)
@@ -318,7 +343,7 @@ def test_next_to_what_was_seen_and_among_even_depths_detail_stays() -> None:
                        for rows in (slice(68, 76), slice(112, 128)))
         return float(rim), float(middle)
 
-    rim, middle = kept(UNEVEN)
+    rim, middle = kept(BULGING)
     assert rim > 0.5
     assert middle < 0.5 * rim
     assert min(kept(WALL)) > 0.95
