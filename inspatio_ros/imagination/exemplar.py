@@ -70,7 +70,7 @@ _NO_BETTER = 3.0
 _BROAD = 2.0  # what is coarser than so many times the blur of the guess is no detail
 # Detail of a place is as strong as where it is from to this power times what is usual in the
 # picture: hardly more can be told of how strong it should be.
-_UNEVEN = 0.4
+_UNEVEN = 0.7
 _GAIN = 4.0  # of detail at most
 _FAINT = 1.0  # grey values of detail that are no structure to make stronger
 _AROUND_POWER = 5  # cells around one over which strength is measured
@@ -155,12 +155,14 @@ class Exemplar:
             *self._bands, self._example, self._turn, self._places, self._power, self._errors,
             self._shares))
 
-    def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose) -> Image:
+    def add(self, picture: Image, empty: Mask, depth: Float, world_from_camera: Pose,
+            plain: Float | None = None) -> Image:
         """The uint8 RGB [H, W, 3] picture with detail where bool `empty` [H, W] holds.
 
         Calls follow the way. depth [h, w], any size of the same aspect: m, by which what was
         shown is followed from the frame before; NaN where it is not known. world_from_camera
-        [4, 4]: where the picture is seen from. Raises ValueError for another size.
+        [4, 4]: where the picture is seen from. plain float32 [H, W]: share of it that stays as it
+        is, in [0, 1]; 0 when not given. Raises ValueError for another size.
         """
         camera = self._camera
         if picture.shape[:2] != (camera.height, camera.width) or (
@@ -185,7 +187,8 @@ class Exemplar:
         detailed = np.empty_like(picture)
         paint(np.ascontiguousarray(picture), coarse, inside, 1.0 / (_RIM * self._cell),
               self._layer(gains), self._places, self._bands[0],
-              np.ascontiguousarray(gains[..., 0]), detailed)
+              np.ascontiguousarray(gains[..., 0]),
+              np.zeros(empty.shape, np.float32) if plain is None else plain, detailed)
         return detailed
 
     def _layer(self, gains: Float) -> Float:

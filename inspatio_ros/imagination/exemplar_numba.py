@@ -219,13 +219,13 @@ def sample(places: Float, band: npt.NDArray[np.int8], gains: Float, step: int, o
 @_jit
 def paint(picture: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8], inside: Float,
           by_pixel: float, layer: Float, places: Float, band: npt.NDArray[np.int8], gains: Float,
-          out: npt.NDArray[np.uint8]) -> None:
+          plain: Float, out: npt.NDArray[np.uint8]) -> None:
     """`coarse` [H, W, 3], a layer of detail and that of each pixel's place in the example, where
     inside is positive, elsewhere `picture`.
 
     inside [H, W]: pixels to the next one that is not to be painted; detail fades in by `by_pixel`
     of it. layer [H, W, 3]: grey values. places: see `grow`, at least [H, W, 2]. band [H, W, 3]:
-    detail that the gains [h, w], of any size, multiply.
+    detail that the gains [h, w], of any size, multiply. plain [H, W]: share of `picture` as it is.
     """
     height, width = inside.shape
     rows, columns = gains.shape
@@ -262,6 +262,7 @@ def paint(picture: npt.NDArray[np.uint8], coarse: npt.NDArray[np.uint8], inside:
                                  + a * np.float32(band[top, beside, c]))
                     + b * ((one - a) * np.float32(band[below, left, c])
                            + a * np.float32(band[below, beside, c])))
+                value += plain[y, x] * (np.float32(picture[y, x, c]) - value)
                 out[y, x, c] = np.uint8(min(max(value + np.float32(0.5), np.float32(0.0)),
                                             np.float32(255.0)))
 

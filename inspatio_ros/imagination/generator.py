@@ -34,7 +34,7 @@ from inspatio_ros.imagination.retrieved import (
     plucker_rays,
     scene_scale,
 )
-from inspatio_ros.imagination.steadier import Steadier
+from inspatio_ros.imagination.steadier import Lasting, Steadier
 from inspatio_ros.memory.guide import Guide
 from inspatio_ros.memory.view_bank import ViewBank
 from inspatio_ros.model.codec import (
@@ -221,6 +221,7 @@ class _Lane:
         # What invented surfaces take their detail from; none before a picture has been seen.
         self.exemplar: Exemplar | None = None
         self._steadier: Steadier | None = None
+        self._lasting = Lasting(request.camera)
         self._camera = request.camera
         self._way = request.trajectory.world_from_camera
         self._frame = 0
@@ -236,15 +237,18 @@ class _Lane:
         pictures = []
         if self._steadier is None:
             self._steadier = Steadier(self._camera.resized(made.shape[2], made.shape[1]))
-        for filled, change, known, depth in zip(shown.pictures, made, shown.seen, shown.depths,
-                                                strict=True):
+        for filled, change, known, settled, depth in zip(
+                shown.pictures, made, shown.seen, shown.settled, shown.depths, strict=True):
             pose = self._way[min(self._frame, len(self._way) - 1)]
             self._frame += 1
+            # Of what is seen, hints too, only what is added lasts; the rest does as a picture.
             steady = self._steadier.add(change, depth, pose)
-            added = cv2.resize(steady, size, interpolation=cv2.INTER_LINEAR)
-            whole = np.asarray(np.rint(filled + added).clip(0, 255), dtype=np.uint8)
+            added = tuple(np.asarray(cv2.resize(one, size, interpolation=cv2.INTER_LINEAR),
+                                     np.float32) for one in (steady, change))
+            whole, held = self._lasting.add(filled, (added[0], added[1]), known, settled, depth,
+                                            pose)
             if self.exemplar is not None:
-                whole = self.exemplar.add(whole, ~known, depth, pose)
+                whole = self.exemplar.add(whole, ~known, depth, pose, held)
             pictures.append(whole)
         return pictures
 
@@ -256,7 +260,8 @@ class _Shown:
     render [1, F, C, h, w] and mask [1, F, stride, h, w]: latents. filled [T, 3, H, W] and known
     [T, 1, H, W] in [-1, 1]: the same in pixels; for a finisher with hints known is 0 there.
     pictures, seen: the filled ones and where they show what was seen, hints too, as large as the
-    guides. depths: of the filled ones, m, guessed where nothing was seen.
+    guides; settled: `Guide.settled`. depths: of the filled ones, m, guessed where nothing was
+    seen.
     """
 
     render: Tensor
@@ -265,6 +270,7 @@ class _Shown:
     known: Tensor
     pictures: Sequence[Image]
     seen: Sequence[Known]
+    settled: Sequence[Known]
     depths: Sequence[npt.NDArray[np.float32]]
 
 
@@ -621,7 +627,8 @@ class GeneratorSession:
             shown = torch.from_numpy(hinted).to(self._device) & (backed < 0)
             backed = torch.where(shown, torch.zeros_like(backed), backed)
         return _Shown(render_latents, mask_latents, render[0, :frames], backed,
-                      tuple(filled[:frames]), seen, depths)
+                      tuple(filled[:frames]), seen,
+                      tuple(g.settled for g in guides[:frames]), depths)
 
     def _upload(self, pictures: Sequence[Image]) -> Tensor:
         return frames_from_uint8(pictures, self._device)

@@ -12,11 +12,18 @@ import numpy.typing as npt
 from inspatio_ros.geometry import rigid
 from inspatio_ros.geometry.camera import PinholeCamera
 from inspatio_ros.imagination.exemplar_numba import carry
+from inspatio_ros.imagination.steadier_numba import changed, last, settle
 
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 Float = npt.NDArray[np.float32]
 Pose = npt.NDArray[np.float64]
 
-_KEPT = 0.9  # share of the mean so far; the rest is the frame's own
+_KEPT = 0.7  # share of the mean so far; the rest is the frame's own
+# The same of pictures: of what was imagined, and of what was seen and no longer is.
+_LASTS, _SEEN_LASTS = 0.85, 0.75
+_FADES = 0.8  # from frame to frame, how far a place that is seen no longer counts as seen
+_ALIKE = 0.05  # relative depth within which it is the same place
 
 
 class Steadier:
@@ -66,3 +73,49 @@ class Steadier:
             steady = np.asarray(guess + kept * (moved.reshape(guess.shape) - guess), np.float32)
         self._before = steady, world_from_camera
         return steady
+
+
+class Lasting:
+    """Pictures of one way whose unseen pixels go on with what was shown there before.
+
+    An exponential mean as `Steadier`, but of whole pictures: a crack that opens in what was seen
+    goes on showing it, and what is imagined anew comes in by and by. camera: of the pictures.
+    """
+
+    def __init__(self, camera: PinholeCamera) -> None:
+        self._intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy])
+        self._shape = camera.height, camera.width
+        self._before: tuple[Float, Float, Float, Pose] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(part.nbytes for part in self._before or ())
+
+    def add(self, picture: Image, added: tuple[Float, Float], seen: Mask, settled: Mask,
+            depth: Float, world_from_camera: Pose) -> tuple[Image, Float]:
+        """(picture uint8 [H, W, 3], how far what it shows was seen float32 [H, W], 0 to 1).
+
+        Calls follow the way. picture uint8 [H, W, 3], as large as the camera's; added float32
+        [H, W, 3]: to it where seen [H, W] holds, which stays so, and where not, which goes on with
+        what was shown. settled [H, W]: pixels of which the picture is what is shown in the end.
+        depth [h, w], any size of the same aspect, m; NaN where it is not known. world_from_camera
+        [4, 4]. Raises ValueError for another size.
+        """
+        if picture.shape[:2] != self._shape or seen.shape != self._shape:
+            raise ValueError(f"a picture of {picture.shape[1]}x{picture.shape[0]} pixels does not "
+                             f"belong to a camera of {self._shape[1]}x{self._shape[0]}")
+        drawn: Float = np.empty(picture.shape, np.float32)
+        held: Float = np.empty(self._shape, np.float32)
+        changed(picture, *added, seen, drawn, held)
+        depth = np.ascontiguousarray(depth, np.float32)
+        if self._before is not None and min(self._shape) > 1:
+            before, before_seen, before_depth, pose = self._before
+            if before_depth.shape == depth.shape:
+                last(drawn, seen, depth, self._intrinsics, before, before_seen, before_depth,
+                     np.ascontiguousarray(rigid.invert(pose) @ world_from_camera), _LASTS,
+                     _SEEN_LASTS, _FADES, _ALIKE, held)
+        shown = np.empty_like(picture)
+        settle(drawn, picture, settled, shown)
+        self._before = drawn, held, depth, world_from_camera
+        return shown, held

@@ -183,6 +183,20 @@ def test_next_to_what_was_seen_it_is_stronger_where_that_itself_is_off(
     assert rim(errors, HERE) > 1.3 * good
 
 
+def test_a_share_of_the_picture_stays_as_it_is() -> None:
+    truth, empty = rough(240, 416, 60.0), hole(slice(60, 180), slice(100, 300))
+    guess = np.full((240, 416, 3), 128, np.uint8)
+    made = {}
+    for share in (0.0, 0.75, 1.0):
+        plain = np.full(empty.shape, share, np.float32)
+        made[share] = Exemplar(truth, CAMERA, 1.9).add(guess, empty, WALL, HERE, plain)
+    np.testing.assert_array_equal(
+        made[0.0], Exemplar(truth, CAMERA, 1.9).add(guess, empty, WALL, HERE))
+    np.testing.assert_array_equal(made[1.0], guess)
+    np.testing.assert_allclose(made[0.75].astype(float) - 128,
+                               (made[0.0].astype(float) - 128) / 4, atol=1.0)
+
+
 @pytest.mark.parametrize(("factor", "shown"), [(0.6, 0.6), (1.5, 1.5), (0.1, 0.5), (9.0, 2.0)])
 def test_detail_is_as_strong_as_usual_within_a_factor(factor: float, shown: float) -> None:
     example = rough(240, 416, 12.0)
