@@ -693,9 +693,9 @@ def warm_up(engine: ImaginationEngine, camera: PinholeCamera) -> None:
     depth = decode_depth(slanted.reshape(image.shape[:2]), "32FC1")
     memory = WorldMemory(MemoryOptions(capacity=image.shape[0] * image.shape[1],
                                        stereo=StereoOptions()))
-    for stamp_ns in (0, 1):
+    for stamp_ns in (0, 500_000_000):
         memory.integrate(Observation(stamp_ns, image, depth, camera, np.eye(4)))
-    seen = (Observation(2, image, depth, camera, np.eye(4)),)
+    seen = (Observation(500_000_001, image, depth, camera, np.eye(4)),)
     memory.render(camera, np.eye(4), seen)
     # From aside, where holes are that the bank is asked for.
     memory.render(camera, rigid.from_rotation(np.eye(3), (0.5, 0.0, 0.0)), seen)
