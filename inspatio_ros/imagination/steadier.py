@@ -109,12 +109,11 @@ class Lasting:
         held: Float = np.empty(self._shape, np.float32)
         changed(picture, *added, seen, drawn, held)
         depth = np.ascontiguousarray(depth, np.float32)
-        if self._before is not None and min(self._shape) > 1:
+        if self._before is not None:
             before, before_seen, before_depth, pose = self._before
-            if before_depth.shape == depth.shape:
-                last(drawn, seen, depth, self._intrinsics, before, before_seen, before_depth,
-                     np.ascontiguousarray(rigid.invert(pose) @ world_from_camera), _LASTS,
-                     _SEEN_LASTS, _FADES, _ALIKE, held)
+            last(drawn, seen, depth, self._intrinsics, before, before_seen, before_depth,
+                 np.ascontiguousarray(rigid.invert(pose) @ world_from_camera), _LASTS,
+                 _SEEN_LASTS, _FADES, _ALIKE, held)
         shown = np.empty_like(picture)
         settle(drawn, picture, settled, shown)
         self._before = drawn, held, depth, world_from_camera

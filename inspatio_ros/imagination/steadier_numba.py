@@ -38,7 +38,7 @@ def last(picture: Float, seen: Bool, depth: Float, k: npt.NDArray[np.float64],
          alike: float, held: Float) -> None:
     """Draws into unseen pixels of picture [H, W, 3] the mean of it and what was shown before.
 
-    seen [H, W]; depth and before_depth [h, w] m, any size; k: fx, fy, cx, cy. before [H, W, 3]:
+    seen [H, W]; depth and before_depth [h, w] m, any sizes; k: fx, fy, cx, cy. before [H, W, 3]:
     what was shown; before_seen [H, W]: how far that was seen, 0 to 1. kept: share of what was
     imagined, kept_seen of what was seen, where its depth is alike (a share of it). held [H, W]:
     how far what is shown was seen, if it is not now; less by `fading` from frame to frame.
@@ -46,6 +46,7 @@ def last(picture: Float, seen: Bool, depth: Float, k: npt.NDArray[np.float64],
     height, width = seen.shape
     m = before_from_now
     down, right = depth.shape[0] / height, depth.shape[1] / width
+    down_before, right_before = before_depth.shape[0] / height, before_depth.shape[1] / width
     one = np.float32(1.0)
     for y in range(height):
         for x in range(width):
@@ -65,7 +66,7 @@ def last(picture: Float, seen: Bool, depth: Float, k: npt.NDArray[np.float64],
             j, i = int(u + 0.5), int(v + 0.5)
             share, was = kept, before_seen[i, j]
             if was >= 1.0:
-                z = float(before_depth[int(i * down), int(j * right)])
+                z = float(before_depth[int(i * down_before), int(j * right_before)])
                 if not (z > 0.0 and z < FAR):
                     z = FAR
                 if abs(z - there) > alike * there and (z < FAR or there < 0.5 * FAR):
@@ -75,14 +76,15 @@ def last(picture: Float, seen: Bool, depth: Float, k: npt.NDArray[np.float64],
             elif was > 0.0:
                 share = kept + (kept_seen - kept) * was
                 held[y, x] = fading * was
-            left, top = min(int(u), width - 2), min(int(v), height - 2)
+            left, top = int(u), int(v)
+            beside, below = min(left + 1, width - 1), min(top + 1, height - 1)
             p, q = np.float32(u - left), np.float32(v - top)
             part = np.float32(share)
             for c in range(3):
                 shown = ((one - q) * ((one - p) * before[top, left, c]
-                                      + p * before[top, left + 1, c])
-                         + q * ((one - p) * before[top + 1, left, c]
-                                + p * before[top + 1, left + 1, c]))
+                                      + p * before[top, beside, c])
+                         + q * ((one - p) * before[below, left, c]
+                                + p * before[below, beside, c]))
                 picture[y, x, c] += part * (shown - picture[y, x, c])
 
 

@@ -170,3 +170,14 @@ def test_pictures_of_another_size_are_refused() -> None:
     with pytest.raises(ValueError, match="a picture of 32x20 pixels"):
         Lasting(CAMERA).add(small.astype(np.uint8), (small, small), np.ones((20, 32), np.bool_),
                             np.ones((20, 32), np.bool_), WALL, HERE)
+
+
+def test_depth_of_another_size_and_pictures_of_a_single_row_are_followed_too() -> None:
+    camera = PinholeCamera(64, 1, 50.0, 50.0, 31.5, 0.0)
+    row, nothing = np.full((1, 64, 3), 100, np.uint8), np.zeros((1, 64, 3), np.float32)
+    bright, unseen = nothing + 40, np.zeros((1, 64), np.bool_)
+    lasting = Lasting(camera)
+    for added, depth, wanted in ((bright, np.full((1, 64), 2.0, np.float32), 140),
+                                 (nothing, np.full((1, 16), 2.0, np.float32), 134)):
+        shown, _ = lasting.add(row, (nothing, added), unseen, unseen, depth, HERE)
+        assert (shown == wanted).all()
